@@ -62,22 +62,7 @@ class Inspection:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a layer: name, op, widths, what would become of it, and why."""
-        return [
-            {
-                "name": plan.site.name,
-                "op": plan.site.op,
-                "kind": plan.site.kind,
-                "roles": sorted(plan.site.roles),
-                "tier": plan.site.tier,
-                "macs": plan.site.macs,
-                "params": plan.site.params,
-                "weight_bits": plan.weight_bits if plan.quantized else 32,
-                "act_bits": plan.act_bits if plan.quantized else 32,
-                "state": plan.keep,
-                "reason": plan.reason,
-            }
-            for plan in self.prepared.plans
-        ]
+        return [plan.row() for plan in self.prepared.plans]
 
 
 def resolve(
@@ -158,7 +143,7 @@ def quantize(
     with stages("load"):
         net, found = _opened(model)
         source = source or found
-        teacher = private_copy(net).to(device)
+        teacher = private_copy(net)
         feed = _feed(data, chosen, source)
     example = example_inputs if example_inputs is not None else next(iter(feed.calibration()))
     with stages("capture"):
@@ -175,8 +160,6 @@ def quantize(
             resume=resume, fingerprint=source.sha256, progress=progress,
         )  # fmt: skip
     with stages("pack"):
-        # Parameters that live in codes stay empty, on the meta device.
-        student._apply(lambda t: t if t.is_meta else t.cpu())  # type: ignore[no-untyped-call]
         sqnr = walk.layer_sqnr(student, [example])
         peak = source.image_range if source.scale is not None else None
         near = walk.pack(student, prepared.plans, example, peak)
@@ -294,11 +277,10 @@ def analyze(
 
 def _opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
     if isinstance(model, nn.Module):
-        kind = type(model)
         found = Source(
             arch="", config={}, task=None, scale=getattr(model, "scale", None),
             image_range=float(getattr(model, "image_range", 1.0)), sha256="",
-            class_name=f"{kind.__module__}:{kind.__qualname__}",
+            class_name=_class_name(model),
         )  # fmt: skip
         return model, found
     return open_source(load_model(Path(model)))
@@ -306,12 +288,15 @@ def _opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
 
 def open_source(loaded: Loaded) -> tuple[nn.Module, Source]:
     """The model of a loaded file, and the record from which its skeleton can be rebuilt."""
-    kind = type(loaded.model)
     return loaded.model, Source(
         arch=loaded.arch, config=dict(loaded.config), task=loaded.task, scale=loaded.scale,
         image_range=loaded.image_range, sha256=loaded.sha256,
-        class_name=f"{kind.__module__}:{kind.__qualname__}",
+        class_name=_class_name(loaded.model),
     )  # fmt: skip
+
+
+def _class_name(model: nn.Module) -> str:
+    return f"{type(model).__module__}:{type(model).__qualname__}"
 
 
 def example_for(source: Source) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
+from bitcompress.calibrate.run import grids, quantizers, run_watched
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
 from bitcompress.graph.capture import Captured, as_inputs, capture, capture_tree, private_copy
@@ -26,7 +27,6 @@ from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
 from bitcompress.plan import coverage, make_plans
-from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
 from bitcompress.train.distill import first_tensor
@@ -145,44 +145,28 @@ def layer_sqnr(
     """
     layers = quant_layers(student)
     sums = {name: [0.0, 0.0] for name in layers}
-    everything = [m for m in student.modules() if isinstance(m, UniformQuantizer)]
-    handles = [
+    hooks = [
         layer.register_forward_hook(_comparer(layer, sums[name], not clean))
         for name, layer in layers.items()
     ]
-    _switch(everything, not clean)
-    try:
-        with torch.no_grad():
-            for batch in inputs:
-                args, kwargs = as_inputs(batch)
-                student(*args, **kwargs)
-    finally:
-        _switch(everything, True)
-        for handle in handles:
-            handle.remove()
+    run_watched(student, inputs, hooks, on=not clean)
     return {
         name: 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
         for name, (signal, noise) in sums.items()
     }
 
 
-def _switch(quantizers: Iterable[UniformQuantizer], on: bool) -> None:
-    for quantizer in quantizers:
-        quantizer.enabled = on
-
-
 def _comparer(layer: nn.Module, sums: list[float], quantized: bool) -> Any:
     """A hook that runs the layer a second time with its grids the other way round."""
-    own = [m for m in layer.modules() if isinstance(m, UniformQuantizer)]
+    own = quantizers(layer)
     inside = [False]
 
     def compare(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         if inside[0]:
             return
         inside[0] = True
-        _switch(own, not quantized)
-        other = module(*args)
-        _switch(own, quantized)
+        with grids(own, on=not quantized):
+            other = module(*args)
         inside[0] = False
         exact = other if quantized else out
         sums[0] += float(exact.double().square().sum())

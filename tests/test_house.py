@@ -21,7 +21,6 @@ PACKAGE = ROOT / "bitcompress"
 # Rooms (folders, or files by their stem) from the ground up: each may import what stands before it.
 ORDER = [
     "errors",
-    "log",
     "memory",
     "native",
     "tiles",

@@ -173,15 +173,15 @@ def packed_bytes(
 
 
 def _report_text(report: Mapping[str, Any]) -> bytes:
-    return (json.dumps(_plain(report), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(jsonable(report), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The same without numbers that JSON cannot hold: infinite and NaN become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): jsonable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [jsonable(part) for part in value]
     return value

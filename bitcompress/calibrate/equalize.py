@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitcompress.graph.capture import as_inputs
+from bitcompress.calibrate.run import run_watched
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear
-from bitcompress.quant.uniform import UniformQuantizer
 
 SMALLEST = 1e-2
 """The least stretch, as a share of the mean stretch: dead channels stay finite."""
@@ -36,20 +35,8 @@ def equalize(
     layers = quant_layers(model)
     chosen = [layers[n] for n in names if isinstance(layers.get(n), QuantLinear | QuantConv2d)]
     moments = {layer: _Moments() for layer in chosen}
-    everything = [m for m in model.modules() if isinstance(m, UniformQuantizer)]
-    handles = [layer.register_forward_pre_hook(moments[layer].hook) for layer in chosen]
-    for quantizer in everything:
-        quantizer.enabled = False
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                args, kwargs = as_inputs(batch)
-                model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for quantizer in everything:
-            quantizer.enabled = True
+    hooks = [layer.register_forward_pre_hook(moments[layer].hook) for layer in chosen]
+    run_watched(model, batches, hooks, on=False)
     for layer, seen in moments.items():
         if seen.count and isinstance(layer, QuantLinear | QuantConv2d):
             _apply(layer, seen, strength)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.calibrate.atoms import Atoms
-from bitcompress.quant.spec import QuantSpec
+from bitcompress.quant.spec import QuantSpec, in_groups
 
 BINS = 4096
 
@@ -43,11 +43,7 @@ class Histogram:
 
     def _rows(self, x: Tensor) -> Tensor:
         """x as (outer, groups, inner), contiguous."""
-        x = x.detach().float().contiguous()
-        if self.spec.axis is None:
-            return x.view(1, 1, -1)
-        axis = self.spec.axis % x.dim()
-        return x.view(_product(x.shape[:axis]), x.shape[axis], -1)
+        return x.detach().float().contiguous().view(in_groups(x.shape, self.spec.axis))
 
     def _cover(self, g: int, low: float, high: float) -> None:
         assert self.left is not None
@@ -84,13 +80,6 @@ class Histogram:
             self._cover(g, float(other.low[g]), float(other.high[g]))
             place = (atoms.values[g] - self.left[g]) / (self.right[g] - self.left[g]) * BINS
             self.counts[g].index_add_(0, place.long().clamp(0, BINS - 1), other.counts[g])
-
-
-def _product(sizes: torch.Size) -> int:
-    total = 1
-    for size in sizes:
-        total *= int(size)
-    return total
 
 
 def _extremes(rows: Tensor) -> tuple[Tensor, Tensor]:

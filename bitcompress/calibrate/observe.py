@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bitcompress.calibrate.atoms import Atoms
 from bitcompress.calibrate.histogram import Histogram
+from bitcompress.calibrate.run import run_watched
 from bitcompress.errors import DataError
-from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul, SplitLinear
@@ -81,8 +81,9 @@ def calibrate(
             histogram = histograms[quantizer]
             if histogram.left is None:
                 raise DataError(f"{name} never ran on the calibration data; exclude it or add data")
-            made = makers[i] if isinstance(layer, QuantMatmul) and i < len(makers) else ""
-            made = makers[0] if not isinstance(layer, QuantMatmul) and makers else made
+            # A layer has one input, whoever looks at it; a product has a maker for each operand.
+            place = i if isinstance(layer, QuantMatmul) else 0
+            made = makers[place] if place < len(makers) else ""
             quantizer.set_bounds(search(histogram.atoms(), quantizer.spec, made))
     return count
 
@@ -104,34 +105,23 @@ def observe(
     model: Rewritten, batches: Iterable[Any], progress: Progress | None = None
 ) -> tuple[dict[UniformQuantizer, Histogram], int]:
     """Histograms of what every activation quantizer sees on clean float activations."""
-    quantizers = [m for m in model.modules() if isinstance(m, UniformQuantizer)]
     watched = {
         q: Histogram(q.spec, q.lower.numel())
         for layer in quant_layers(model).values()
         for _, q in activation_quantizers(layer)
     }
-    handles = [
+    hooks = [
         layer.register_forward_pre_hook(_counter(layer, watched))
         for outer in quant_layers(model).values()
         for layer in outer.modules()
         if isinstance(layer, QuantLinear | QuantConv2d | QuantMatmul)
     ]
-    for quantizer in quantizers:
-        quantizer.enabled = False
-    count = 0
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                args, kwargs = as_inputs(batch)
-                model(*args, **kwargs)
-                count += 1
-                if progress is not None:
-                    progress("calibration batches", count, 0)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for quantizer in quantizers:
-            quantizer.enabled = True
+
+    def say(done: int) -> None:
+        if progress is not None:
+            progress("calibration batches", done, 0)
+
+    count = run_watched(model, batches, hooks, on=False, after=say)
     if not count:
         raise DataError("no calibration batch: give data that yields at least one")
     return watched, count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,20 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bitcompress.artifact.store import jsonable
+
 MOST_SKIPPED = 10
 
 
 def as_json(value: Any) -> None:
     """A value on stdout; what JSON cannot hold (infinite, NaN) becomes null."""
-    click.echo(json.dumps(_plain(value), indent=1, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    click.echo(json.dumps(jsonable(value), indent=1, allow_nan=False))
 
 
 def note(text: str, quiet: bool = False) -> None:

@@ -58,15 +58,6 @@ def producer(node: fx.Node | None) -> str:
     return ""
 
 
-def producer_node(node: fx.Node | None) -> fx.Node | None:
-    """The node that `producer` names."""
-    for _ in range(64):
-        if node is None or str(node.meta.get("name", "")) not in VIEWS or not node.all_input_nodes:
-            return node
-        node = node.all_input_nodes[0]
-    return None
-
-
 def leads_to_softmax(node: fx.Node) -> bool:
     """Whether the value becomes the argument of a softmax by views, sums and scales only."""
     frontier, seen = [node], {node}

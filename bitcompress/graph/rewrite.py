@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -50,6 +50,23 @@ class Plan:
     def quantized(self) -> bool:
         """Whether the site gets grids."""
         return self.keep != "float"
+
+    def row(self) -> dict[str, Any]:
+        """The plan as reports and `inspect` list it; a float layer has 32 bits."""
+        site = self.site
+        return {
+            "name": site.name,
+            "op": site.op,
+            "kind": site.kind,
+            "roles": sorted(site.roles),
+            "tier": site.tier,
+            "macs": site.macs,
+            "params": site.params,
+            "weight_bits": self.weight_bits if self.quantized else 32,
+            "act_bits": self.act_bits if self.quantized else 32,
+            "state": self.keep,
+            "reason": self.reason,
+        }
 
 
 def insert(captured: Captured, plans: Iterable[Plan]) -> Rewritten:

@@ -21,13 +21,6 @@ from bitcompress.graph.rewrite import Plan
 from bitcompress.measure.cost import counted, float_bytes
 
 SCHEMA_VERSION = 1
-QUALITY_COLUMNS = (
-    "bicubic_psnr_y",
-    "float_psnr_y",
-    "packed_psnr_y",
-    "drop_db",
-    "fidelity_psnr_y",
-)
 
 
 def versions() -> dict[str, str]:
@@ -68,23 +61,13 @@ def layer_rows(
     """One dict a layer, in order of execution."""
     rows = []
     for plan in plans:
-        site = plan.site
-        quality = sqnr.get(site.name)
+        quality = sqnr.get(plan.site.name)
+        kept = 0 if plan.quantized else 2 * plan.site.params
         rows.append(
             {
-                "name": site.name,
-                "op": site.op,
-                "kind": site.kind,
-                "roles": sorted(site.roles),
-                "tier": site.tier,
-                "weight_bits": plan.weight_bits if plan.quantized else 32,
-                "act_bits": plan.act_bits if plan.quantized else 32,
-                "state": plan.keep,
-                "reason": plan.reason,
+                **plan.row(),
                 "sqnr_db": quality if quality is not None and math.isfinite(quality) else None,
-                "stored_bytes": stored.get(site.name, 0 if plan.quantized else 2 * site.params),
-                "macs": site.macs,
-                "params": site.params,
+                "stored_bytes": stored.get(plan.site.name, kept),
             }
         )
     return rows

@@ -17,7 +17,7 @@ from bitcompress import native
 from bitcompress.errors import ShapeError
 from bitcompress.packed import definition
 from bitcompress.packed.stored import unpack
-from bitcompress.quant.ste import round_codes
+from bitcompress.quant.spec import in_groups, round_codes
 
 
 def encode(x: Tensor, scale: Tensor, offset: Tensor, bits: int) -> Tensor:
@@ -51,11 +51,7 @@ def _grouping(x: Tensor, scale: Tensor) -> tuple[int, int, int] | None:
     axes = [d for d, size in enumerate(sizes) if size > 1]
     if len(axes) != 1 or sizes[axes[0]] != x.shape[axes[0]]:
         return None
-    outer = 1
-    for size in x.shape[: axes[0]]:
-        outer *= int(size)
-    groups = sizes[axes[0]]
-    return outer, groups, x.numel() // (outer * groups)
+    return in_groups(x.shape, axes[0])
 
 
 def channel_grid(

@@ -10,25 +10,7 @@ import torch
 from torch import Tensor
 
 from bitcompress import native
-
-
-def _view(values: Tensor, x: Tensor, axis: int | None) -> Tensor:
-    if axis is None:
-        return values.reshape(())
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    return values.reshape(shape)
-
-
-def _outer_groups(x: Tensor, axis: int | None) -> tuple[int, int]:
-    """How a contiguous x is read as (outer, groups, inner) with the groups along `axis`."""
-    if axis is None:
-        return 1, 1
-    axis %= x.dim()
-    outer = 1
-    for size in x.shape[:axis]:
-        outer *= int(size)
-    return outer, int(x.shape[axis])
+from bitcompress.quant.spec import along_axis, in_groups, round_codes
 
 
 def quantize(x: Tensor, scale: Tensor, offset: Tensor, bits: int, axis: int | None) -> Tensor:
@@ -38,12 +20,12 @@ def quantize(x: Tensor, scale: Tensor, offset: Tensor, bits: int, axis: int | No
     """
     kernels = native.kernels()
     if kernels is not None and native.takes(x):
-        flat, (outer, groups) = x.detach().contiguous(), _outer_groups(x, axis)
+        flat, view = x.detach().contiguous(), in_groups(x.shape, axis)
         out = torch.empty_like(flat)
         kernels.fake_quantize(
-            flat.view(outer, groups, -1), scale.detach().contiguous(),
+            flat.view(view), scale.detach().contiguous(),
             offset.detach().contiguous(), bits,
-            out.view(outer, groups, -1), native.threads(),
+            out.view(view), native.threads(),
         )  # fmt: skip
         return out
     return quantize_definition(x, scale, offset, bits, axis)
@@ -53,8 +35,8 @@ def quantize_definition(
     x: Tensor, scale: Tensor, offset: Tensor, bits: int, axis: int | None
 ) -> Tensor:
     """The meaning of `quantize`, in torch."""
-    step, low = _view(scale, x, axis), _view(offset, x, axis)
-    return torch.clamp(torch.round((x - low) / step), 0, (1 << bits) - 1) * step + low
+    step, low = along_axis(scale, x.dim(), axis), along_axis(offset, x.dim(), axis)
+    return round_codes(x, step, low, (1 << bits) - 1) * step + low
 
 
 def quantize_backward(
@@ -66,13 +48,13 @@ def quantize_backward(
     """
     kernels = native.kernels()
     if kernels is not None and native.takes(x):
-        flat, (outer, groups) = x.contiguous(), _outer_groups(x, axis)
+        flat, view = x.contiguous(), in_groups(x.shape, axis)
         grad_x = torch.empty_like(flat)
         grad_lower, grad_upper = torch.empty_like(lower), torch.empty_like(upper)
         kernels.fake_quantize_backward(
-            flat.view(outer, groups, -1), grad.contiguous().view(outer, groups, -1),
+            flat.view(view), grad.contiguous().view(view),
             lower.contiguous(), upper.contiguous(), bits,
-            grad_x.view(outer, groups, -1), grad_lower, grad_upper, native.threads(),
+            grad_x.view(view), grad_lower, grad_upper, native.threads(),
         )  # fmt: skip
         return grad_x, grad_lower, grad_upper
     return quantize_backward_definition(x, grad, lower, upper, bits, axis)
@@ -83,9 +65,9 @@ def quantize_backward_definition(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The meaning of `quantize_backward`, in torch."""
     levels = (1 << bits) - 1
-    low, high = _view(lower, x, axis), _view(upper, x, axis)
+    low, high = along_axis(lower, x.dim(), axis), along_axis(upper, x.dim(), axis)
     position = (x - low) / (high - low)
-    code = torch.clamp(torch.round((x - low) / ((high - low) / levels)), 0, levels)
+    code = round_codes(x, (high - low) / levels, low, levels)
     below, above = x < low, x > high
     inside = ~(below | above)
     residue = torch.where(inside, code / levels - position, 0.0)

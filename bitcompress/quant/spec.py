@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,35 @@ from torch import Tensor
 from bitcompress.errors import ShapeError, UsageError
 
 MIN_BITS, MAX_BITS = 1, 8
+
+
+def along_axis(values: Tensor, dim: int, axis: int | None) -> Tensor:
+    """One number a group, (groups,), shaped to broadcast along `axis` of a `dim`-D tensor.
+
+    Without an axis there is one group, and the number has no axes.
+    """
+    if axis is None:
+        return values.reshape(())
+    shape = [1] * dim
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def in_groups(shape: Sequence[int], axis: int | None) -> tuple[int, int, int]:
+    """How a contiguous tensor is read as (outer, groups, inner), its groups along `axis`."""
+    if axis is None:
+        return 1, 1, math.prod(shape)
+    axis %= len(shape)
+    return math.prod(shape[:axis]), int(shape[axis]), math.prod(shape[axis + 1 :])
+
+
+def round_codes(x: Tensor, scale: Tensor, offset: Tensor, levels: int) -> Tensor:
+    """The code of each number as a real: clamp(round((x - offset) / scale), 0, levels).
+
+    This line is THE meaning of a code; half rounds to even. Native code does the same float32
+    operations in the same order, so codes agree bit for bit.
+    """
+    return torch.clamp(torch.round((x - offset) / scale), 0, levels)
 
 
 @dataclass(frozen=True)
@@ -38,11 +69,7 @@ class QuantSpec:
 
     def view(self, values: Tensor, dim: int) -> Tensor:
         """One number a grid, `values` (groups,), shaped to broadcast against a `dim`-D tensor."""
-        if self.axis is None:
-            return values.reshape(())
-        shape = [1] * dim
-        shape[self.axis] = -1
-        return values.reshape(shape)
+        return along_axis(values, dim, self.axis)
 
 
 @dataclass(frozen=True)
@@ -87,7 +114,9 @@ MIN_WIDTH = 1e-8
 def spread(bounds: Bounds) -> Bounds:
     """The same bounds with upper at least a hair above lower, so that a step is never 0.
 
-    A constant tensor v becomes the grid [v, v + width]: code 0 is v exactly.
+    A constant tensor v becomes the grid [v, v + width]: code 0 is v exactly. No gradient flows
+    from an upper bound that is held up to the lower one.
     """
-    width = torch.clamp(bounds.lower.abs() * 1e-5, min=MIN_WIDTH)
-    return Bounds(bounds.lower, torch.maximum(bounds.upper, bounds.lower + width))
+    low = bounds.lower.detach()
+    width = torch.clamp(low.abs() * 1e-5, min=MIN_WIDTH)
+    return Bounds(bounds.lower, torch.maximum(bounds.upper, low + width))

@@ -14,15 +14,6 @@ from torch import Tensor
 from bitcompress.quant import fused
 
 
-def round_codes(x: Tensor, scale: Tensor, offset: Tensor, levels: int) -> Tensor:
-    """The code of each number as a real: clamp(round((x - offset) / scale), 0, levels).
-
-    This line is THE meaning of a code; half rounds to even. Native code does the same float32
-    operations in the same order, so codes agree bit for bit.
-    """
-    return torch.clamp(torch.round((x - offset) / scale), 0, levels)
-
-
 class FakeQuantize(torch.autograd.Function):
     """x moved onto the grid of 2^b levels between two bounds, with straight-through gradients.
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import BitcompressError, ShapeError
-from bitcompress.quant.spec import MIN_WIDTH, Bounds, Codes, QuantSpec, spread
-from bitcompress.quant.ste import fake_quantize, round_codes
+from bitcompress.quant.spec import Bounds, Codes, QuantSpec, round_codes, spread
+from bitcompress.quant.ste import fake_quantize
 
 
 class UniformQuantizer(nn.Module):
@@ -76,23 +76,23 @@ class UniformQuantizer(nn.Module):
 
     def grid(self, length: int = 1) -> tuple[Tensor, Tensor]:
         """Scale and offset of each group, (groups,); `length` is K for per-length bounds."""
-        lower, upper = self._ordered()
+        bounds = self._ordered()
+        lower, upper = bounds.lower, bounds.upper
         step = (upper - lower) / self.spec.levels
         if self.per_length:
             return (step * length**-0.5).detach(), (lower * length**-0.5).detach()
         return step.detach(), lower.detach()
 
-    def _ordered(self) -> tuple[Tensor, Tensor]:
+    def _ordered(self) -> Bounds:
         """The real bounds, upper kept a hair above lower so that training never divides by zero."""
-        lower, upper = self.lower * self.unit, self.upper * self.unit
-        width = torch.clamp(lower.detach().abs() * 1e-5, min=MIN_WIDTH)
-        return lower, torch.maximum(upper, lower.detach() + width)
+        return spread(Bounds(self.lower * self.unit, self.upper * self.unit))
 
     def forward(self, x: Tensor, length: int = 1) -> Tensor:
         """x on the grid; gradients reach x and both bounds."""
         if not self.enabled:
             return x
-        lower, upper = self._ordered()
+        bounds = self._ordered()
+        lower, upper = bounds.lower, bounds.upper
         if not self.per_length:
             return fake_quantize(x, lower, upper, self.spec.bits, self.spec.axis)
         # The step is scaled, not made anew from scaled bounds: the packed twin scales it too.
@@ -108,7 +108,8 @@ class UniformQuantizer(nn.Module):
         """
         if not self.enabled:
             return x
-        lower, upper = self._ordered()
+        bounds = self._ordered()
+        lower, upper = bounds.lower, bounds.upper
         scale = stretch * ((upper - lower) / self.spec.levels)
         low, high = stretch * lower + shift, stretch * upper + shift
         return fake_quantize(x, low, high, self.spec.bits, axis, scale)

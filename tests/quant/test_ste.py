@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitcompress.quant.ste import fake_quantize, round_codes
+from bitcompress.quant.spec import round_codes
+from bitcompress.quant.ste import fake_quantize
 
 
 def gradients(x: Tensor, lower: Tensor, upper: Tensor, bits: int, upstream: Tensor,
