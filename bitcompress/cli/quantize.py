@@ -20,6 +20,7 @@ from bitcompress.data.folders import PictureSet, open_pictures
 from bitcompress.data.images import write_whole
 from bitcompress.errors import DataError, Unavailable, UsageError
 from bitcompress.measure.markdown import write_markdown
+from bitcompress.train.loop import part_processes
 
 HOLD_OUT = 4
 """Without pictures to score, every fourth is kept from calibration and scored."""
@@ -76,6 +77,7 @@ def run_quantize(net: nn.Module, source: Source, job: Job, progress: Any) -> Non
         min_coverage=job.min_coverage, target_bytes=job.target_bytes, progress=progress,
         workdir=workdir, resume=job.resume, source=source,
     )  # fmt: skip
+    part_processes()
     if not first:
         return  # one of several training processes: the first one measures and writes
     if job.data is None:

@@ -183,6 +183,16 @@ def _accelerator(device: str) -> Any:
     return Accelerator(cpu=device == "cpu")
 
 
+def part_processes() -> None:
+    """End the group of training processes, if there is one: to be called before a process exits.
+
+    A process that exits while the other still talks to it makes the other abort.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _save(
     path: Path,
     params: Sequence[nn.Parameter],

@@ -239,6 +239,9 @@ def test_two_processes_give_the_result_of_one(
         torch.save(run.state(), sys.argv[3])
         from accelerate import PartialState
         assert PartialState().num_processes == 2
+        from bitcompress.train.loop import part_processes
+        part_processes()
+        assert not torch.distributed.is_initialized()
     """
     common = {
         "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
