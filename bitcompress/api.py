@@ -153,7 +153,7 @@ def quantize(
             plans = fit_budget(prepared.captured.net, prepared.plans, target_bytes)
             prepared = replace(prepared, plans=plans)
     with stages("calibrate"):
-        student = walk.put_on_grids(prepared, chosen, feed, progress)
+        student, prepared = walk.put_on_grids(prepared, chosen, feed, progress)
     with stages("train"):
         fitted = walk.tune_student(
             student, teacher, chosen, feed, quick=quick, device=device, folder=workdir,
@@ -265,7 +265,7 @@ def analyze(
             p if p.site.refusal else replace(p, keep="packed", weight_bits=width, act_bits=width)
             for p in prepared.plans
         )
-        student = walk.put_on_grids(replace(prepared, plans=plans), chosen, feed)
+        student, _ = walk.put_on_grids(replace(prepared, plans=plans), chosen, feed)
         for name, value in walk.layer_sqnr(student, [example], clean=True).items():
             site = prepared.captured.site(name)
             rows.append({"name": name, "op": site.op, "bits": width, "sqnr_db": value,

@@ -79,6 +79,8 @@ class Protect(_Part):
     bits: int = Field(default=8, ge=2, le=8)
     float_from: int = Field(default=9, ge=2, le=9)
     """From this width on they stay float: beside 8-bit layers, 8 bits are no protection."""
+    float_share: float = Field(default=0.0, ge=0, le=1)
+    """One that alone makes more than this share of the error before tuning stays float; 0: off."""
     roles: tuple[Role, ...] = ()
 
 

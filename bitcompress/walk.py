@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
+from bitcompress.calibrate.loud import loud_layers
 from bitcompress.calibrate.run import grids, quantizers, run_watched
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
@@ -25,6 +26,7 @@ from bitcompress.graph.decompose import decompose
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
+from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
 from bitcompress.plan import coverage, make_plans
 from bitcompress.recipe import Recipe
@@ -83,11 +85,15 @@ def check_coverage(prepared: Prepared, least: float) -> None:
 
 def put_on_grids(
     prepared: Prepared, recipe: Recipe, feed: Feed, progress: Progress | None = None
-) -> Rewritten:
-    """Insert trainable layers on grids and find their bounds."""
+) -> tuple[Rewritten, Prepared]:
+    """Insert trainable layers on grids and find their bounds.
+
+    Returns: the student, and the plans as carried out: loud ones of the layers kept wide are float.
+    """
+    wide = _wide_layers(prepared, recipe)
     student = insert(prepared.captured, prepared.plans)
     if not any(plan.quantized for plan in prepared.plans):
-        return student
+        return student, prepared
     config = recipe.calibration
     if config.equalize:
         names = [plan.site.name for plan in prepared.plans if plan.quantized]
@@ -100,7 +106,45 @@ def put_on_grids(
         producers={plan.site.name: plan.site.producers for plan in prepared.plans},
         progress=progress,
     )
-    return student
+    return student, _free_loud(student, prepared, wide, recipe, feed)
+
+
+def _wide_layers(prepared: Prepared, recipe: Recipe) -> dict[str, nn.Module]:
+    """The float modules of the layers that protection keeps wide, to be put back if need be."""
+    if not recipe.protect.float_share:
+        return {}
+    net = prepared.captured.net
+    return {
+        plan.site.name: net.get_submodule(plan.site.name)
+        for plan in prepared.plans
+        if plan.quantized and plan.site.tier == "module"
+        and min(plan.weight_bits, plan.act_bits) > recipe.bits
+    }  # fmt: skip
+
+
+def _free_loud(
+    student: Rewritten,
+    prepared: Prepared,
+    wide: dict[str, nn.Module],
+    recipe: Recipe,
+    feed: Feed,
+) -> Prepared:
+    """Put back the float module of each wide layer whose own error is too large a share."""
+    layers = quant_layers(student)
+    candidates = {name: layers[name] for name in wide if name in layers}
+    share = recipe.protect.float_share
+    loud = loud_layers(student, candidates, next(iter(feed.calibration())), share)
+    for name in loud:
+        student.net = stand_in(student.net, layers[name], wide[name])
+    reason = (
+        f"float: at {recipe.protect.bits} bits it alone made over {100 * share:g} % of the error"
+    )
+    plans = tuple(
+        replace(plan, keep="float", reason=f"{plan.reason}; {reason}")
+        if plan.site.name in loud else plan
+        for plan in prepared.plans
+    )  # fmt: skip
+    return replace(prepared, plans=plans)
 
 
 def tune_student(

@@ -340,3 +340,36 @@ def test_measure_scores_sets_and_times_both(tiny_sr: Path) -> None:
     assert [picture.name for picture in shown] == [few.items[0].name]
     assert result.report["quality"]["mine"]["packed_psnr_y"] > 0
     assert result.report["speed"]["repeats"] == 1
+
+
+def test_wide_layers_that_are_too_loud_go_back_to_float() -> None:
+    """A layer kept at 8 bits whose own error dominates is float again, and the report says why."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(3, 8, 3, padding=1)
+            self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.quiet = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.body = nn.Conv2d(8, 8, 3, padding=1)
+            self.tail = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.head(x)
+            h = h + 1e-4 * self.body(h) + 1e-4 * self.quiet(h) + 50 * self.depth(h)
+            return self.tail(h)
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    batches = [torch.rand(1, 3, 16, 16) for _ in range(2)]
+    protect = {"protect.share": 0.5, "train.steps": 0}
+    result = bitcompress.quantize(net, bits=4, data=batches, overrides=protect)
+    layers = {row["name"]: row for row in result.report["layers"]}
+    assert layers["depth"]["state"] == "float"
+    assert "it alone made over 1.5 % of the error" in layers["depth"]["reason"]
+    assert (layers["quiet"]["state"], layers["quiet"]["weight_bits"]) == ("packed", 8)
+    assert layers["body"]["weight_bits"] == 4
+    off = bitcompress.quantize(
+        net, bits=4, data=batches, overrides={**protect, "protect.float_share": 0.0}
+    )
+    assert all(r["weight_bits"] == 8 for r in off.report["layers"] if r["name"] == "depth")
