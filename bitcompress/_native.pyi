@@ -85,6 +85,17 @@ def conv2d_reals(
     groups: int = 1,
     threads: int = 1,
 ) -> None: ...
+def attend(
+    q: _Array,
+    k: _Array,
+    v: _Array,
+    grids: list[tuple[_Array, _Array]],
+    bits: list[int],
+    terms: list[tuple[_Array, bool]],
+    out: _Array,
+    threads: int = 1,
+) -> None: ...
+def exp2(x: _Array, out: _Array) -> None: ...
 def plane_words(channels: int) -> int: ...
 def pack_words(codes: _Array, bits: int, out: _Array, threads: int = 1) -> None: ...
 def bit_conv2d(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bitcompress.graph.calls import run_attention, run_einsum, run_matmul
+from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
+from bitcompress.graph.defer import Deferrals, Deferred, computed
 from bitcompress.graph.scope import KINDS, Scopes, track
 
 
@@ -46,6 +47,8 @@ class Rewritten(nn.Module):
         self.products = nn.ModuleDict()
         self.calls: dict[Call, dict[str, str]] = {}
         self.scopes = Scopes()
+        self.deferrals = Deferrals()
+        """What was fused in the last whole run, and what was not (graph/defer.py)."""
         self._tracking = False
 
     def replace_call(self, call: Call, part: str, name: str, module: nn.Module) -> None:
@@ -69,8 +72,10 @@ class Rewritten(nn.Module):
         outside = self.scopes.stack
         self.scopes.stack = []
         try:
-            with _Interceptor(self):
-                return self.net(*args, **kwargs)
+            with _Interceptor(self) as mode:
+                y = self.net(*args, **kwargs)
+            self.deferrals = mode.deferrals
+            return computed(y, "the output") if mode.deferrals.pending else y
         finally:
             # Hooks do not see an interrupt from the keyboard: no frame may outlive its run.
             self.scopes.stack = outside
@@ -104,6 +109,7 @@ class _Interceptor(TorchFunctionMode):
         self.model = model
         self.scopes = model.scopes
         self.outer: object = None
+        self.deferrals = Deferrals()
 
     def __enter__(self) -> _Interceptor:
         self.outer, self.scopes.mode = self.scopes.mode, self
@@ -123,6 +129,8 @@ class _Interceptor(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         kind = KINDS.get(func)
+        if self.deferrals.pending and kind is None:
+            return self._beside_waiting(func, args, kwargs)
         if kind is None or self.scopes.mode is not self or not self.scopes.stack:
             return func(*args, **kwargs)
         frame = self.scopes.stack[-1]
@@ -132,24 +140,52 @@ class _Interceptor(TorchFunctionMode):
         modules = {part: self.model.products[name] for part, name in parts.items()}
         if kind in ("linear", "conv2d") and not _is_meant(modules[""], args, kwargs):
             return func(*args, **kwargs)
-        return _run(kind, modules, func, args, kwargs)
+        return _run(kind, modules, self.deferrals, func, args, kwargs)
+
+    def _beside_waiting(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A function that is no product, while some product has not been computed yet."""
+        if any(isinstance(arg, Deferred) for arg in args):
+            made = self.deferrals.follow(func, args, kwargs)
+            if made is not NotImplemented:
+                return made
+        name = getattr(func, "__name__", "")
+        if (
+            name == "__setitem__"
+            or "out" in kwargs
+            or name.startswith("__i")
+            or (name.endswith("_") and not name.endswith("__"))
+        ):
+            self.deferrals.flush(name)
+        return func(*args, **kwargs)
 
 
 def _run(
     kind: str,
     modules: Mapping[str, nn.Module],
+    deferrals: Deferrals,
     func: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
     if kind == "matmul":
-        return run_matmul(modules[""], func, args, kwargs)
+        return run_matmul(_waiting(modules[""], deferrals), func, args, kwargs)
     if kind == "einsum":
         return run_einsum(modules[""], args, kwargs)
     if kind == "sdpa":
         return run_attention(modules, *args, **kwargs)
     x = args[0] if args else kwargs["input"]
     return modules[""](x)
+
+
+def _waiting(module: nn.Module, deferrals: Deferrals) -> Product:
+    """The product as part of an attention: logits wait, weights that wait are used up."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        if isinstance(a, Deferred):
+            return deferrals.attend(module, a, b)
+        return deferrals.defer(module, a, b)
+
+    return product
 
 
 def _is_meant(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from bitcompress.packed import ops
+from bitcompress.packed.attention import ProductGrids, Term, attend
 from bitcompress.packed.stored import PackedTensor
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -182,6 +184,8 @@ class PackedMatmul(nn.Module):
     a_offset: Tensor
     b_scale: Tensor
     b_offset: Tensor
+    defers = True
+    """Whether it may run as one half of a fused attention (graph/defer.py)."""
 
     def __init__(
         self,
@@ -202,14 +206,29 @@ class PackedMatmul(nn.Module):
             a.shape[:-2], b.shape[:-2]
         )
         a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
-        a_factor, b_factor = (
-            a.shape[-1] ** -0.5 if relative else 1.0 for relative in self.per_length
-        )
-        y: Tensor = ops.matmul(
-            a, b, self.a_scale * a_factor, self.a_offset * a_factor,
-            self.b_scale * b_factor, self.b_offset * b_factor, *self.bits,
-        )  # fmt: skip
+        grids = self.grids(a.shape[-1])
+        y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *self.bits)
         return y
+
+    def grids(self, length: int) -> ProductGrids:
+        """The grids of both operands for sums of this length."""
+        a_factor, b_factor = (length**-0.5 if relative else 1.0 for relative in self.per_length)
+        return ProductGrids(
+            (self.a_scale * a_factor, self.a_offset * a_factor),
+            (self.b_scale * b_factor, self.b_offset * b_factor),
+            self.bits,
+        )
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: nn.Module
+    ) -> Tensor | None:
+        """softmax(terms(q k)) v in one pass; None if the first product `qk` is not packed.
+
+        Shapes: q (..., M, K), k (..., K, N), v (..., N, V). Returns: (..., M, V).
+        """
+        if not isinstance(qk, PackedMatmul):
+            return None
+        return attend(q, k, v, terms, qk.grids(q.shape[-1]), self.grids(v.shape[-2]))
 
     def extra_repr(self) -> str:
         """Widths, for print(model)."""

@@ -6,6 +6,7 @@ are final. With quantizers switched off it computes exactly what the float layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from bitcompress.layers.packed import (
     pad_for,
 )
 from bitcompress.packed import ops
+from bitcompress.packed.attention import Term, attend_by_parts
 from bitcompress.packed.stored import PackedTensor
 from bitcompress.quant.spec import QuantSpec
 from bitcompress.quant.uniform import UniformQuantizer
@@ -218,6 +220,17 @@ class QuantMatmul(nn.Module):
             UniformQuantizer(QuantSpec(bits, -3 if n > 1 else None), n, per_length=relative)
             for bits, n, relative in zip((a_bits, b_bits), heads, per_length, strict=True)
         )
+
+    @property
+    def defers(self) -> bool:
+        """Whether it may be one half of an attention: where it shows the packed twin's numbers."""
+        return self.exact
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: nn.Module
+    ) -> Tensor | None:
+        """What the packed twin computes in one pass, part by part."""
+        return attend_by_parts(q, k, v, terms, qk, self)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a b with both on their grids."""

@@ -72,6 +72,17 @@ struct Kernels {
                    const double* row, const double* constant, const double* bias, float* out);
   void (*read_each)(const int32_t* sums, int64_t n, const int32_t* row_sums, const double* product,
                     const double* row, const double* constant, const double* bias, float* out);
+
+  // Attention, one row of logits at a time; isa/softmax.h.
+  // out[i] = float(sums[i] * product + row + constant[i]) in double, from left to right.
+  void (*logits_row)(const int32_t* sums, int64_t n, double product, double row,
+                     const double* constant, float* out);
+  // x[i] = x[i] + term, or x[i] * term; one term for the row or one for each element.
+  void (*apply_row)(float* x, int64_t n, float term, bool multiply);
+  void (*apply_each)(float* x, int64_t n, const float* term, bool multiply);
+  // The codes of the softmax of a row. x is overwritten and has room for n rounded up to 16.
+  void (*softmax_codes)(float* x, int64_t n, float scale, float offset, float top, uint8_t* out);
+  void (*exp2_row)(const float* x, int64_t n, float* out);
 };
 
 const Kernels& kernels();  // the level in use

@@ -25,7 +25,32 @@ def zeros(*shape: int, dtype: torch.dtype = u8) -> Tensor:
     return torch.zeros(shape, dtype=dtype)
 
 
+def attention(**changes: object) -> None:
+    """attend on one matrix of 4 queries, 5 keys, depth 3 and 2 values, with something changed."""
+    grid = zeros(1, dtype=f32), zeros(1, dtype=f32)
+    arguments: dict[str, object] = {
+        "q": zeros(1, 4, 3, dtype=f32), "k": zeros(1, 5, 3, dtype=f32),
+        "v": zeros(1, 5, 2, dtype=f32), "grids": [grid] * 4, "bits": [2] * 4, "terms": [],
+        "out": zeros(1, 4, 2, dtype=f32),
+    }  # fmt: skip
+    native.attend(**(arguments | changes))
+
+
 BAD_VALUES = {
+    "attend: keys of another depth": lambda: attention(k=zeros(1, 5, 4, dtype=f32)),
+    "attend: values of other keys": lambda: attention(v=zeros(1, 4, 2, dtype=f32)),
+    "attend: two axes": lambda: attention(q=zeros(4, 3, dtype=f32)),
+    "attend: three grids": lambda: attention(grids=[(zeros(1, dtype=f32),) * 2] * 3),
+    "attend: grids of another batch": lambda: attention(grids=[(zeros(2, dtype=f32),) * 2] * 4),
+    "attend: bits": lambda: attention(bits=[2, 2, 9, 2]),
+    "attend: a term of other keys": lambda: attention(terms=[(zeros(1, 4, 4, dtype=f32), False)]),
+    "attend: terms of another batch": lambda: attention(terms=[(zeros(2, 4, 5, dtype=f32), False)]),
+    "attend: keys of a term apart": lambda: attention(
+        terms=[(zeros(1, 5, 4, dtype=f32).mT, False)]
+    ),
+    "attend: out": lambda: attention(out=zeros(1, 4, 3, dtype=f32)),
+    "attend: no keys": lambda: attention(k=zeros(1, 0, 3, dtype=f32), v=zeros(1, 0, 2, dtype=f32)),
+    "attend: threads": lambda: attention(threads=0),
     "bits 0": lambda: native.pack(zeros(8), 0, zeros(1)),
     "bits 9": lambda: native.packed_bytes(8, 9),
     "negative n": lambda: native.packed_bytes(-1, 2),

@@ -4,6 +4,7 @@
 
 #define BITCOMPRESS_VECTOR 8
 #include "rows.h"
+#include "softmax.h"
 #include "tiles.h"
 
 namespace bc {
@@ -105,6 +106,11 @@ const Kernels kAvx2 = {
     2,           widen_rows,   Cut::panel_bytes, pack_panel,
     product,     depthwise,    sum_rows,         read_row,
     read_each,
+    logits_row,
+    apply_row,
+    apply_each,
+    softmax_codes,
+    exp2_row,
 };
 
 }  // namespace bc

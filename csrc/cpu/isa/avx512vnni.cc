@@ -5,6 +5,7 @@
 
 #define BITCOMPRESS_VECTOR 16
 #include "rows.h"
+#include "softmax.h"
 #include "tiles.h"
 
 namespace bc {
@@ -205,6 +206,11 @@ const Kernels kAvx512vnni = {
     sum_all,
     read_row,
     read_each,
+    logits_row,
+    apply_row,
+    apply_each,
+    softmax_codes,
+    exp2_row,
 };
 
 }  // namespace bc

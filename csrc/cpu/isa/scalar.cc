@@ -1,6 +1,7 @@
 // The portable level: plain loops that any compiler takes on any CPU.
 #define BITCOMPRESS_VECTOR 4
 #include "rows.h"
+#include "softmax.h"
 
 namespace bc {
 namespace {
@@ -56,6 +57,11 @@ const Kernels kScalar = {
     1,           widen_rows,   panel_bytes,   pack_panel,
     product,     depthwise,    sum_rows,      read_row,
     read_each,
+    logits_row,
+    apply_row,
+    apply_each,
+    softmax_codes,
+    exp2_row,
 };
 
 }  // namespace bc

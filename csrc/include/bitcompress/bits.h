@@ -151,6 +151,57 @@ bc_status bc_gemm_reals(const uint8_t* a, const uint8_t* w, int64_t batch, int64
 bc_status bc_conv2d_reals(const bc_conv2d* conv, const uint8_t* x, const uint8_t* w,
                           const bc_grids* grids, float* out, int threads);
 
+/* ---- Attention on codes ---------------------------------------------------------------------- */
+
+/* A batch of matrices in a larger tensor: element [b][r][c] lies at data[starts[b] + r * row + c *
+ * column]. */
+typedef struct bc_matrices {
+  const float* data;
+  const int64_t* starts; /* [batch] */
+  int64_t row, column;
+} bc_matrices;
+
+/* What happens to the logits before the softmax: + term, or * term where multiply is not 0. A term
+ * may repeat along any axis (a step of 0); column is 0 or 1. */
+typedef struct bc_term {
+  bc_matrices matrices;
+  int multiply;
+} bc_term;
+
+/* The grids of an operand: real = scale * code + offset, one for each of the batch. */
+typedef struct bc_operand_grid {
+  const float *scale, *offset; /* [batch] */
+  int bits;
+} bc_operand_grid;
+
+typedef struct bc_attention {
+  int64_t batch, queries, keys, depth, values;
+  bc_matrices q; /* [queries][depth] */
+  bc_matrices k; /* [keys][depth] */
+  bc_matrices v; /* [keys][values] */
+  bc_operand_grid q_grid, k_grid, p_grid, v_grid;
+  const bc_term* terms;
+  int64_t term_count;
+} bc_attention;
+
+/* out[b] = softmax(terms(q k^T)) v, both products on codes:
+ *   - q and k are cut into codes as bc_encode does; their product is that of bc_gemm_reals.
+ *   - The terms are added or multiplied one after the other, in float32.
+ *   - Softmax along the keys in float32, one rounding an operation: m the largest logit of the row;
+ *     e = 2^t with t = (logit - m) * 1.4426950408889634f, t at least -126 (see bc_exp2); s the sum
+ *     of e in 16 partial sums, number i adding every 16th e from number i on, then 8 + 8, 4 + 4,
+ *     2 + 2, 1 + 1 of them (low half + high half); p = e / s.
+ *   - p and v are cut into codes; their product is that of bc_gemm_reals.
+ * out [batch][queries][values]. The same bits at every level. A NaN among the logits of a row makes
+ * all codes of p in it 0. Nothing of size queries * keys is written to memory. Scratch: a few
+ * hundred KB a thread. */
+bc_status bc_attend(const bc_attention* attention, float* out, int threads);
+
+/* out[i] = 2^x[i] for x up to 0, never below 2^-126: n = x rounded (halves to even), f = x - n, a
+ * polynomial of degree 5 in f by Horner's rule (its numbers are in csrc/cpu/isa/softmax.h), times
+ * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
+bc_status bc_exp2(const float* x, int64_t n, float* out);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
@@ -174,6 +225,8 @@ bc_status bc_bit_conv2d(const bc_conv2d* conv, const uint32_t* x_words, int x_bi
 static_assert(sizeof(bc_view) == 24, "bc_view crosses the C interface");
 static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
+static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 40, "they cross the C interface");
+static_assert(sizeof(bc_attention) == 248, "bc_attention crosses the C interface");
 #endif
 
 #endif /* BITCOMPRESS_BITS_H */

@@ -1,0 +1,113 @@
+"""Attention on codes in one pass: logits, terms, softmax and values of a few queries at a time.
+
+The meaning is the two packed products with `softmax.softmax` between them; the native kernel never
+writes the logits to memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bitcompress import native
+from bitcompress.packed import definition, ops
+from bitcompress.packed.softmax import softmax
+
+
+class Term(NamedTuple):
+    """What happens to the logits before the softmax: + or * a tensor, in some view of them.
+
+    `view` has the axes of queries and keys last; its other axes hold as many matrices as the
+    logits have, in the same order.
+    """
+
+    tensor: Tensor
+    multiply: bool
+    view: tuple[int, ...]
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """The logits, in the view of the term."""
+        x = logits.reshape(self.view)
+        return x * self.tensor if self.multiply else x + self.tensor
+
+
+@dataclass(frozen=True)
+class ProductGrids:
+    """The grids of both operands of a product, which broadcast against (..., 1, 1)."""
+
+    a: tuple[Tensor, Tensor]
+    b: tuple[Tensor, Tensor]
+    bits: tuple[int, int]
+
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def attend_by_parts(
+    q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: Product, av: Product
+) -> Tensor:
+    """The meaning of `attend`: the products may be packed, or simulated in float64.
+
+    Shapes: q (..., M, K), k (..., K, N), v (..., N, V). Returns: (..., M, V).
+    """
+    logits = qk(q, k)
+    shape = logits.shape
+    for term in terms:
+        logits = term.apply(logits)
+    return av(softmax(logits.reshape(shape)), v)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: ProductGrids, av: ProductGrids
+) -> Tensor:
+    """softmax(terms(q k)) v with all four operands cut into codes at run time.
+
+    Shapes: q (..., M, K), k (..., K, N), v (..., N, V) float32, leading sizes equal.
+    Returns: (..., M, V).
+    """
+    kernels = native.kernels() if all(map(native.takes, (q, k, v))) else None
+    longest = max(q.shape[-1], k.shape[-1])
+    if kernels is None or longest > ops.LONGEST_NATIVE or definition.accumulator(
+        *av.bits, longest
+    ) != torch.int32:  # fmt: skip
+        return attend_by_parts(q, k, v, terms, _product(qk), _product(av))
+    lead, (m, n) = q.shape[:-2], (q.shape[-2], k.shape[-1])
+    out = torch.empty(*lead, m, v.shape[-1])
+    grids = [_each(grid, lead) for grid in (qk.a, qk.b, av.a, av.b)]
+    kernels.attend(
+        _matrices(q), _matrices(k.transpose(-2, -1)), _matrices(v), grids, [*qk.bits, *av.bits],
+        [(_spread(term, m, n), term.multiply) for term in terms],
+        out.view(-1, m, v.shape[-1]), native.threads(),
+    )  # fmt: skip
+    return out
+
+
+def _product(grids: ProductGrids) -> Product:
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *grids.bits)
+        return y
+
+    return product
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """x with one leading axis; a copy only where the others cannot be one."""
+    return x.detach().reshape(-1, *x.shape[-2:]) if x.dim() != 3 else x.detach()
+
+
+def _each(grid: tuple[Tensor, Tensor], lead: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Scale and offset of each matrix of a batch."""
+    scale, offset = (part.detach().expand(*lead, 1, 1).reshape(-1).contiguous() for part in grid)
+    return scale, offset
+
+
+def _spread(term: Term, m: int, n: int) -> Tensor:
+    """The term as a view of all matrices; its keys side by side, or one number for all."""
+    tensor = term.tensor.detach()
+    if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) not in (0, 1):
+        tensor = tensor.contiguous()
+    return tensor.expand(*term.view[:-2], m, n)

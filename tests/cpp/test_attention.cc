@@ -1,0 +1,193 @@
+// Attention on codes against a naive loop, at every instruction set of this CPU; bad arguments give
+// a status and touch nothing. The exit status is 1 if anything failed.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "bitcompress/bits.h"
+
+namespace {
+
+int g_checks = 0, g_failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  ++g_checks;
+  if (holds) return;
+  ++g_failures;
+  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
+}
+
+struct Random {
+  uint64_t state = 88172645463325252ull;
+  float real(float low, float high) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return low + (high - low) * static_cast<float>(state >> 40) * (1.0f / (1 << 24));
+  }
+};
+
+std::vector<float> reals(Random& random, int64_t n, float low, float high) {
+  std::vector<float> all(static_cast<size_t>(n));
+  for (float& real : all) real = random.real(low, high);
+  return all;
+}
+
+// One problem: every operand dense, one term that repeats along the batch.
+struct Problem {
+  int64_t batch, queries, keys, depth, values;
+  int bits;
+  std::vector<float> q, k, v, term, scales, offsets;
+  std::vector<int64_t> q_starts, k_starts, v_starts, term_starts;
+  bc_term as_term;
+
+  Problem(int64_t b, int64_t m, int64_t n, int64_t d, int64_t c, int width, Random& random)
+      : batch(b), queries(m), keys(n), depth(d), values(c), bits(width) {
+    q = reals(random, b * m * d, -2, 2);
+    k = reals(random, b * n * d, -2, 2);
+    v = reals(random, b * n * c, -2, 2);
+    term = reals(random, m * n, -1, 1);
+    const float top = static_cast<float>((1 << bits) - 1);
+    scales.assign(static_cast<size_t>(b), 4 / top);
+    offsets.assign(static_cast<size_t>(b), -2);
+    for (int64_t i = 0; i < b; ++i) {
+      q_starts.push_back(i * m * d);
+      k_starts.push_back(i * n * d);
+      v_starts.push_back(i * n * c);
+      term_starts.push_back(0);
+    }
+  }
+
+  bc_attention record() {
+    as_term = {{term.data(), term_starts.data(), keys, 1}, 0};
+    const bc_operand_grid grid{scales.data(), offsets.data(), bits};
+    return {batch, queries, keys, depth, values,
+            {q.data(), q_starts.data(), depth, 1},
+            {k.data(), k_starts.data(), depth, 1},
+            {v.data(), v_starts.data(), values, 1},
+            grid, grid, grid, grid, &as_term, 1};
+  }
+
+  float code(float x) const {
+    const float top = static_cast<float>((1 << bits) - 1);
+    const float u = std::nearbyintf((x - offsets[0]) / scales[0]);
+    return u > 0 ? std::min(u, top) : 0.0f;
+  }
+  double real_of(float code) const { return static_cast<double>(code) * scales[0] + offsets[0]; }
+
+  // Output [b][m][c] by loops over one query, in double but for the softmax.
+  std::vector<double> query(int64_t b, int64_t m) const {
+    std::vector<float> logits(static_cast<size_t>(keys));
+    for (int64_t n = 0; n < keys; ++n) {
+      double sum = 0;
+      for (int64_t d = 0; d < depth; ++d) {
+        sum += real_of(code(q[static_cast<size_t>((b * queries + m) * depth + d)])) *
+               real_of(code(k[static_cast<size_t>((b * keys + n) * depth + d)]));
+      }
+      logits[static_cast<size_t>(n)] =
+          static_cast<float>(sum) + term[static_cast<size_t>(m * keys + n)];
+    }
+    const float most = *std::max_element(logits.begin(), logits.end());
+    double total = 0;
+    for (const float x : logits) total += std::exp(static_cast<double>(x - most));
+    std::vector<double> out(static_cast<size_t>(values), 0.0);
+    for (int64_t n = 0; n < keys; ++n) {
+      const double p = std::exp(static_cast<double>(logits[static_cast<size_t>(n)] - most)) / total;
+      const double weight = real_of(code(static_cast<float>(p)));
+      for (int64_t c = 0; c < values; ++c) {
+        out[static_cast<size_t>(c)] +=
+            weight * real_of(code(v[static_cast<size_t>((b * keys + n) * values + c)]));
+      }
+    }
+    return out;
+  }
+};
+
+// A softmax that lies at a tie may fall to either side: a few outputs may be one step apart.
+void test_against_loop(int threads) {
+  Random random;
+  for (const int bits : {1, 2, 4, 8}) {
+    for (const int64_t keys : {1, 16, 33, 300}) {
+      Problem p(3, 7, keys, 10, 5, bits, random);
+      const bc_attention a = p.record();
+      std::vector<float> out(static_cast<size_t>(p.batch * p.queries * p.values));
+      expect(bc_attend(&a, out.data(), threads) == BC_OK, "attention runs");
+      int apart = 0;
+      for (int64_t b = 0; b < p.batch; ++b) {
+        for (int64_t m = 0; m < p.queries; ++m) {
+          const std::vector<double> wanted = p.query(b, m);
+          for (int64_t c = 0; c < p.values; ++c) {
+            const size_t at = static_cast<size_t>((b * p.queries + m) * p.values + c);
+            const double size = static_cast<double>(keys) + std::fabs(wanted[static_cast<size_t>(c)]);
+            apart += std::fabs(out[at] - wanted[static_cast<size_t>(c)]) > 1e-5 * size ? 1 : 0;
+          }
+        }
+      }
+      expect(apart <= 5, "attention of " + std::to_string(keys) + " keys at " +
+                             std::to_string(bits) + " bits: " + std::to_string(apart) + " apart");
+    }
+  }
+}
+
+void test_powers() {
+  std::vector<float> x, out;
+  for (int i = 0; i <= 1270; ++i) x.push_back(-0.1f * static_cast<float>(i));
+  out.resize(x.size());
+  expect(bc_exp2(x.data(), static_cast<int64_t>(x.size()), out.data()) == BC_OK, "exp2 runs");
+  bool near = true;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double wanted = std::exp2(std::max(-126.0, static_cast<double>(x[i])));
+    near = near && std::fabs(out[i] / wanted - 1) < 2e-7;
+  }
+  expect(near, "exp2 is near");
+}
+
+void test_refusals() {
+  Random random;
+  Problem p(1, 2, 3, 4, 5, 2, random);
+  float out[10] = {7};
+  const auto status = [&](auto&& change) {
+    bc_attention a = p.record();
+    change(a);
+    return bc_attend(&a, out, 1);
+  };
+  using A = bc_attention;
+  const struct {
+    const char* what;
+    bc_status got, wanted;
+  } cases[] = {
+      {"no record", bc_attend(nullptr, out, 1), BC_BAD_ARGUMENT},
+      {"negative", status([](A& a) { a.keys = -1; }), BC_BAD_SHAPE},
+      {"huge", status([](A& a) { a.batch = INT64_MAX / 4; }), BC_BAD_SHAPE},
+      {"no keys", status([](A& a) { a.keys = 0; }), BC_EMPTY},
+      {"long", status([](A& a) { a.keys = BC_MAX_REDUCTION + 1; }), BC_OVERFLOW},
+      {"no q", status([](A& a) { a.q.data = nullptr; }), BC_BAD_ARGUMENT},
+      {"no starts", status([](A& a) { a.v.starts = nullptr; }), BC_BAD_ARGUMENT},
+      {"no grid", status([](A& a) { a.p_grid.scale = nullptr; }), BC_BAD_ARGUMENT},
+      {"bits", status([](A& a) { a.k_grid.bits = 9; }), BC_BAD_ARGUMENT},
+      {"no terms", status([](A& a) { a.terms = nullptr; }), BC_BAD_ARGUMENT},
+      {"nothing to do", status([](A& a) { a.batch = 0; }), BC_OK},
+  };
+  for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);
+  p.as_term.matrices.column = 2;
+  expect(out[0] == 7, "a refusal touches nothing");
+  expect(bc_exp2(nullptr, 1, out) == BC_BAD_ARGUMENT && bc_exp2(out, -1, out) == BC_BAD_SHAPE,
+         "exp2 refuses");
+}
+
+}  // namespace
+
+int main() {
+  test_refusals();
+  for (const char* level : {"scalar", "avx2", "avx512vnni"}) {
+    if (bc_set_isa(level) != BC_OK) continue;
+    test_powers();
+    test_against_loop(1);
+    test_against_loop(3);
+    std::printf("%-12s tested\n", level);
+  }
+  std::printf("%d checks, %d failures\n", g_checks, g_failures);
+  return g_failures == 0 ? 0 : 1;
+}
