@@ -9,7 +9,7 @@ import click
 
 from bitcompress.cli import options as given
 from bitcompress.cli.group import Commands
-from bitcompress.errors import Unavailable
+from bitcompress.errors import Unavailable, UsageError
 
 PATH = given.PATH
 
@@ -87,6 +87,9 @@ def quantize(**options: Any) -> None:
 @click.argument("model", type=PATH)
 @given.recipe_options
 @given.model_options
+@click.option("--ladder", is_flag=True,
+              help="Also try symbolic tracing and torch.export, and say how far each sees the "
+                   "model; takes a minute or two on a large one.")  # fmt: skip
 @given.json_option
 @click.option("-v", "--verbose", is_flag=True, expose_value=False,
               help="Show where an error came from.")  # fmt: skip
@@ -98,13 +101,18 @@ def inspect(model: Path, **options: Any) -> None:
     from bitcompress.cli.quantize import run_inspect, run_inspect_packed
 
     if model.is_dir():
+        if options["ladder"]:
+            raise UsageError(f"{model} is a packed folder: --ladder looks at float models")
         run_inspect_packed(model, options["as_json"])
         return
     bits, sets = given.bits(options["bits"]), given.values(options["sets"], "--set")
     example = given.example(options["inputs"])
     net, source = _open(model, options["arch"], options["arch_set"], options["unsafe_pickle"])
     example = _passed(example, source)
-    run_inspect(net, source, example, bits, options["recipe"], sets, options["as_json"])
+    run_inspect(
+        net, source, example, bits, options["recipe"], sets, options["as_json"],
+        ladder=options["ladder"],
+    )  # fmt: skip
 
 
 @main.command()

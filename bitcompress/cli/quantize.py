@@ -19,6 +19,7 @@ from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
 from bitcompress.data.images import write_whole
 from bitcompress.errors import DataError, Unavailable, UsageError
+from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
 from bitcompress.train.loop import part_processes
 
@@ -187,6 +188,7 @@ def run_inspect(
     overrides: dict[str, Any],
     as_json: bool,
     min_coverage: float = 0.0,
+    ladder: bool = False,
 ) -> None:
     """`bitcompress inspect` of a float model, and `quantize --dry-run`."""
     if example is None:
@@ -194,8 +196,10 @@ def run_inspect(
     seen = api.inspect(net, example, bits=bits, recipe=recipe, overrides=overrides)
     walk.check_coverage(seen.prepared, min_coverage)
     rows, prepared = seen.rows(), seen.prepared
+    rungs = climb(net, example, export=True).rows() if ladder else None
     if as_json:
         shown.as_json({
+            **({} if rungs is None else {"ladder": rungs}),
             "recipe": seen.recipe.metadata.name, "bits": seen.recipe.bits,
             "arch": source.arch, "config": dict(source.config),
             "tier": prepared.captured.tier, "coverage": prepared.coverage,
@@ -213,6 +217,8 @@ def run_inspect(
     )
     for text in prepared.notes:
         click.echo(f"note: {text}")
+    if rungs is not None:
+        shown.ladder(rungs)
 
 
 def run_inspect_packed(folder: Path, as_json: bool) -> None:

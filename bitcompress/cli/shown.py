@@ -105,6 +105,21 @@ def speed(figures: Mapping[str, Any]) -> None:
     )
 
 
+def ladder(rungs: Sequence[Mapping[str, Any]]) -> None:
+    """How far each way of capture sees a model, and why no further."""
+    table(
+        "ladder: the share of the model that each way of capture sees",
+        ["rung", "work", "layers", "parts", "why not all"],
+        [
+            [
+                rung["tier"], f"{100 * rung['coverage']:.1f} %", f"{100 * rung['layers']:.1f} %",
+                str(rung["regions"]), rung["reason"],
+            ]
+            for rung in rungs
+        ],
+    )  # fmt: skip
+
+
 def summary(report: Mapping[str, Any], output: Path) -> None:
     """What a finished run came to."""
     states = report["states"]

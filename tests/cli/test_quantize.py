@@ -125,6 +125,18 @@ def test_a_dry_run_and_inspect_say_the_same_and_write_nothing(
     assert "edsr(" in text and "first convolution" in text and "% of the multiply" in text
 
 
+def test_the_ladder_of_a_model(cli: Cli, checkpoint: Path, packed: Path) -> None:
+    found = json.loads(cli("inspect", checkpoint, "--bits", "4", "--ladder", "--json").stdout)
+    rungs = {rung["tier"]: rung for rung in found["ladder"]}
+    assert list(rungs) == ["module", "recorded", "symbolic", "exported"]
+    assert all(rung["reached"] and rung["coverage"] == 1.0 for rung in rungs.values())
+    assert "ladder" not in json.loads(cli("inspect", checkpoint, "--bits", "4", "--json").stdout)
+    text = cli("inspect", checkpoint, "--ladder").stdout
+    assert "symbolic" in text and "exported" in text
+    refused = cli("inspect", packed, "--ladder")
+    assert refused.exit_code == 2 and "packed folder" in errors(refused)[0]
+
+
 def test_inspect_of_a_packed_folder(cli: Cli, packed: Path, tmp_path: Path) -> None:
     text = cli("inspect", packed).stdout
     total = sum((packed / n).stat().st_size for n in ("model.safetensors", "manifest.json"))
