@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
 from bitcompress.graph.defer import Deferrals, Deferred, computed
 from bitcompress.graph.scope import KINDS, Scopes, track
@@ -79,6 +80,23 @@ class Rewritten(nn.Module):
         finally:
             # Hooks do not see an interrupt from the keyboard: no frame may outlive its run.
             self.scopes.stack = outside
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Rewritten:
+        """What `.to()`, `.cpu()` and the like do: emptied parameters stay empty, types stay.
+
+        Raises: BitcompressError for another floating type: codes stand for float32 numbers.
+        """
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_meta or not tensor.is_floating_point():
+                continue
+            if fn(tensor[:0] if tensor.dim() else tensor).dtype != tensor.dtype:
+                raise BitcompressError(
+                    "a rewritten model computes in the types that it was made for: leave it as "
+                    "it is and convert what goes in and comes out, e.g. model(x.float()).half()"
+                )
+            break
+        super()._apply(lambda t: t if t.is_meta else fn(t), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         """A copy that shares nothing; the copy of an exported program would lose its hooks."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bitcompress.errors import BitcompressError
 from bitcompress.graph.intercept import Call, Rewritten, strip_parameter, tensor_at
 from bitcompress.quant import UniformQuantizer
 
@@ -242,3 +243,17 @@ def test_a_call_is_replaced_only_where_it_stands() -> None:
     for _ in range(2):
         one, other = model(x)
         assert torch.equal(one, x @ x) and not other.any()
+
+
+def test_moves_leave_emptied_parameters_empty_and_refuse_other_types(walked: Walk) -> None:
+    packed = walked(Net().eval(), (x := picture())).packed
+    assert any(p.is_meta for p in packed.parameters())
+    expected = packed(x)
+    for move in (lambda m: m.cpu(), lambda m: m.to("cpu"), lambda m: m.float(), lambda m: m.eval()):
+        moved = move(copy.deepcopy(packed))
+        assert any(p.is_meta for p in moved.parameters())
+        assert torch.equal(moved(x), expected)
+    for move in (lambda m: m.half(), lambda m: m.double(), lambda m: m.to(torch.bfloat16)):
+        with pytest.raises(BitcompressError, match="convert what goes in and comes out"):
+            move(packed)
+        assert torch.equal(packed(x), expected)
