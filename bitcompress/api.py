@@ -30,7 +30,7 @@ from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
 from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
-from bitcompress.plan import mean_bits
+from bitcompress.plan import coverage, mean_bits
 from bitcompress.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -154,6 +154,7 @@ def quantize(
             prepared = replace(prepared, plans=plans)
     with stages("calibrate"):
         student, prepared = walk.put_on_grids(prepared, chosen, feed, progress)
+        walk.check_coverage(prepared, min_coverage)
     with stages("train"):
         fitted = walk.tune_student(
             student, teacher, chosen, feed, quick=quick, device=device, folder=workdir,
@@ -178,6 +179,7 @@ def quantize(
         stored=layer_bytes(student),
         packed_bytes=packed_bytes(student, source, prepared.edits, chosen.metadata.name),
         coverage=prepared.coverage,
+        simulated=coverage(prepared.plans, "simulated"),
         mean_bits=mean_bits(prepared.plans),
         extra={
             "recipe": chosen.metadata.name,

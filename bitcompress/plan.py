@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from bitcompress.errors import RecipeError
 from bitcompress.graph.capture import Captured
-from bitcompress.graph.rewrite import Plan
+from bitcompress.graph.rewrite import Plan, State
 from bitcompress.graph.site import Site
 from bitcompress.recipe import Apply, Bits, Recipe, Selector
 
@@ -95,12 +95,12 @@ def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
     return [chosen.get(plan.site.name, plan) for plan in plans]
 
 
-def coverage(plans: Sequence[Plan]) -> float:
-    """The share of multiply-accumulates that run on codes."""
+def coverage(plans: Sequence[Plan], state: State = "packed") -> float:
+    """The share of multiply-accumulates in that state; packed ones run on codes."""
     total = sum(plan.site.macs for plan in plans)
     if not total:
-        return 1.0 if all(p.quantized for p in plans) and plans else 0.0
-    return sum(plan.site.macs for plan in plans if plan.quantized) / total
+        return 1.0 if all(p.keep == state for p in plans) and plans else 0.0
+    return sum(plan.site.macs for plan in plans if plan.keep == state) / total
 
 
 def mean_bits(plans: Sequence[Plan]) -> tuple[float, float]:

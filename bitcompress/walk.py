@@ -74,12 +74,12 @@ def prepare(model: nn.Module, example: Any, recipe: Recipe) -> Prepared:
 def check_coverage(prepared: Prepared, least: float) -> None:
     """Raise CaptureError if less of the work than `least` would run on codes."""
     if prepared.coverage < least:
-        worst = [p for p in prepared.plans if not p.quantized]
+        worst = [p for p in prepared.plans if p.keep != "packed"]
         worst.sort(key=lambda p: -p.site.macs)
         named = "; ".join(f"{p.site.name} ({p.reason})" for p in worst[:5])
         raise CaptureError(
             f"coverage is {100 * prepared.coverage:.1f} % of the multiply-accumulates, "
-            f"{100 * least:.1f} % was asked for; largest left float: {named}"
+            f"{100 * least:.1f} % was asked for; largest of the others: {named}"
         )
 
 

@@ -134,6 +134,8 @@ def test_mean_bits_by_hand(captured: Captured) -> None:
     product = next(s for s in captured.sites if s.op == "matmul")
     assert mean_bits([Plan(replace(product, macs=5), 3, 6)]) == (6.0, 6.0)
     assert coverage(plans) == 0.75
+    simulated = [replace(plans[0], keep="simulated"), plans[1]]
+    assert (coverage(simulated), coverage(simulated, "simulated")) == (0.0, 0.75)
 
 
 def test_2dquant_on_swinir_light_has_384_quantizers() -> None:

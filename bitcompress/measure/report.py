@@ -83,6 +83,7 @@ def build_report(
     stored: Mapping[str, int],
     packed_bytes: int,
     coverage: float,
+    simulated: float,
     mean_bits: tuple[float, float],
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -105,7 +106,14 @@ def build_report(
             "about": "float_bytes: real parameters in fp32. packed_bytes: all files that run "
             "needs, on disk. paper_ratio, paper_ops_ratio: counts as in papers, no measurement.",
         },
-        "capture": {"tier": captured.tier, "coverage": coverage, "notes": list(captured.notes)},
+        "capture": {
+            "tier": captured.tier,
+            "coverage": coverage,
+            "simulated": simulated,
+            "notes": list(captured.notes),
+            "about": "coverage: the share of multiply-accumulates that run on codes; simulated: "
+            "the share that only computes as if.",
+        },
         "bits": {
             "weights_mean": mean_bits[0],
             "activations_mean": mean_bits[1],
