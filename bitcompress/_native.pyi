@@ -13,6 +13,30 @@ from typing import Any, TypeAlias
 _Array: TypeAlias = Any
 _Pair: TypeAlias = tuple[int, int]
 
+class Layer:
+    def __init__(
+        self,
+        w: _Array,
+        cut_scale: _Array,
+        cut_offset: _Array,
+        bits: int,
+        x_scale: _Array,
+        x_offset: _Array,
+        w_scale: _Array,
+        w_offset: _Array,
+        bias: _Array | None,
+        stride: _Pair = (1, 1),
+        padding: _Pair = (0, 0),
+        dilation: _Pair = (1, 1),
+        groups: int = 1,
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    def linear(self, x: _Array, out: _Array, threads: int = 1) -> None: ...
+    def conv2d(
+        self, x: _Array, x_first: bool, out: _Array, out_first: bool, threads: int = 1
+    ) -> None: ...
+
 def isa() -> str: ...
 def isa_levels() -> list[str]: ...
 def set_isa(name: str) -> None: ...

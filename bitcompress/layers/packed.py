@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bitcompress.packed import ops
 from bitcompress.packed.attention import ProductGrids, Term, attend
-from bitcompress.packed.stored import PackedTensor
+from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
+from bitcompress.packed.stored import PackedTensor, unpack
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -134,13 +135,25 @@ class PackedLinear(_PackedWeight):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """bitcompress::linear."""
+        """bitcompress::linear, or straight through the native layer."""
+        if x.shape[-1] == self.weight_shape[1]:
+            layer = native_layer(self, x, self._weights)
+            if layer is not None:
+                return run_linear(layer, x, self.weight_shape[0])
         y: Tensor = ops.linear(
             x, self.codes, self.weight_shape, self.weight_scale, self.weight_offset, self.bias,
             self.input_scale, self.input_offset, self.stretch, self.shift, self.weight_bits,
             self.input_bits,
         )  # fmt: skip
         return y
+
+    def _weights(self) -> Weights:
+        codes = unpack(self.codes, self.weight_bits, self.weight_shape)[:, :, None, None]
+        cut = ops.channel_grid(self.input_scale, self.input_offset, self.stretch, self.shift)
+        return Weights(
+            codes, self.weight_scale, self.weight_offset, self.bias, self.input_scale,
+            self.input_offset, *cut, self.input_bits,
+        )  # fmt: skip
 
 
 class PackedConv2d(_PackedWeight):
@@ -163,15 +176,32 @@ class PackedConv2d(_PackedWeight):
         self.geometry = geometry
 
     def forward(self, x: Tensor) -> Tensor:
-        """bitcompress::conv2d."""
+        """bitcompress::conv2d, or straight through the native layer."""
         g, batched = self.geometry, x.dim() == 4
+        x = pad_for(x if batched else x[None], g)
+        layer = None
+        if x.dim() == 4 and x.shape[1] == self.weight_shape[1] * g.groups:
+            layer = native_layer(self, x, self._weights)
+        if layer is not None:
+            size = ops.conv2d_size(x.shape, self.weight_shape, g.stride, g.padding, g.dilation)
+            y = run_conv2d(layer, x, self.weight_shape[0], size)
+            return g.crop(y if batched else y[0])
         y = ops.conv2d(
-            pad_for(x if batched else x[None], g), self.codes, self.weight_shape,
+            x, self.codes, self.weight_shape,
             self.weight_scale, self.weight_offset, self.bias, self.input_scale, self.input_offset,
             self.stretch, None, self.weight_bits, self.input_bits,
             g.stride, g.padding, g.dilation, g.groups,
         )  # fmt: skip
         return g.crop(y if batched else y[0])
+
+    def _weights(self) -> Weights:
+        g = self.geometry
+        cut = ops.channel_grid(self.input_scale, self.input_offset, self.stretch, None)
+        return Weights(
+            unpack(self.codes, self.weight_bits, self.weight_shape), self.weight_scale,
+            self.weight_offset, self.bias, self.input_scale, self.input_offset, *cut,
+            self.input_bits, g.stride, g.padding, g.dilation, g.groups,
+        )  # fmt: skip
 
 
 class PackedMatmul(nn.Module):

@@ -24,6 +24,19 @@ struct Product {
   int64_t out_stride;  // elements from one row of out to the next
 };
 
+// How a tensor whose parameters repeat every `period` elements is cut into codes. period is a
+// multiple of 16; factor is 1 / scale, or null where that would not be a normal number.
+struct Cutter {
+  const float *scale, *offset, *factor;
+  int64_t period;
+  float top;
+};
+
+// How sums become reals, one number a column; see reading.h.
+struct Readout {
+  const double *product, *row, *constant, *bias;
+};
+
 struct Kernels {
   const char* name;
 
@@ -83,6 +96,25 @@ struct Kernels {
   // The codes of the softmax of a row. x is overwritten and has room for n rounded up to 16.
   void (*softmax_codes)(float* x, int64_t n, float scale, float offset, float top, uint8_t* out);
   void (*exp2_row)(const float* x, int64_t n, float* out);
+
+  // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
+  void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);
+  // out[c][r] = x[r][c]
+  void (*turn)(const float* x, int64_t rows, int64_t columns, int64_t x_stride, float* out,
+               int64_t out_stride);
+  // read_row for several rows; row r has the sum row_sums[r * row_sums_stride].
+  void (*read_rows)(const Readout& readout, int64_t rows, int64_t n, const int32_t* sums,
+                    int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                    float* out, int64_t out_stride);
+  // Depthwise convolution by four taps of a column at a time; null where `depthwise` serves.
+  // out[4 i + j] = rows[j][i], 0 where the row is null.
+  void (*interleave)(const uint8_t* const rows[4], int64_t n, uint8_t* out);
+  // Sums of products (sums) and of codes (code_sums) at `places` places of `channels` channels.
+  // x: interleaved pixels, tap t of place p at x + offsets[t] + p * step; w: [taps][channels rounded
+  // up to 16][4], codes - 128.
+  void (*depthwise_row)(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
+                        const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
+                        int32_t* code_sums);
 };
 
 const Kernels& kernels();  // the level in use

@@ -5,6 +5,7 @@
 #define BITCOMPRESS_VECTOR 8
 #include "rows.h"
 #include "softmax.h"
+#include "cut.h"
 #include "tiles.h"
 
 namespace bc {
@@ -52,6 +53,13 @@ struct Avx2 {
     _mm256_maskstore_epi32(out, inside, sum);
   }
 };
+
+inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
+                       int64_t out_stride) {
+  for (int64_t c = 0; c < 16; ++c) {
+    for (int64_t r = 0; r < 16; ++r) out[c * out_stride + r] = x[r * x_stride + c];
+  }
+}
 
 using Cut = Tiles<Avx2>;
 
@@ -111,6 +119,11 @@ const Kernels kAvx2 = {
     apply_each,
     softmax_codes,
     exp2_row,
+    cut,
+    turn,
+    read_rows,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace bc

@@ -2,9 +2,17 @@
 #define BITCOMPRESS_VECTOR 4
 #include "rows.h"
 #include "softmax.h"
+#include "cut.h"
 
 namespace bc {
 namespace {
+
+inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
+                       int64_t out_stride) {
+  for (int64_t c = 0; c < 16; ++c) {
+    for (int64_t r = 0; r < 16; ++r) out[c * out_stride + r] = x[r * x_stride + c];
+  }
+}
 
 void widen_rows(const uint8_t* codes, int64_t rows, int64_t n, int64_t stride, uint8_t* out) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -62,6 +70,11 @@ const Kernels kScalar = {
     apply_each,
     softmax_codes,
     exp2_row,
+    cut,
+    turn,
+    read_rows,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace bc

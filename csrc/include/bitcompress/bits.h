@@ -151,6 +151,36 @@ bc_status bc_gemm_reals(const uint8_t* a, const uint8_t* w, int64_t batch, int64
 bc_status bc_conv2d_reals(const bc_conv2d* conv, const uint8_t* x, const uint8_t* w,
                           const bc_grids* grids, float* out, int threads);
 
+/* ---- Layers: weights made ready once, run often ---------------------------------------------- */
+
+/* The only thing here that owns memory: a linear or convolution with its weights in the order in
+ * which the kernel reads them. It may run in several threads at once. */
+typedef struct bc_layer bc_layer;
+
+typedef struct bc_layer_spec {
+  bc_conv2d conv;   /* images, height and width are not looked at; a linear is a 1 x 1 kernel */
+  const uint8_t* w; /* codes [filters][kernel_h][kernel_w][channels / groups] */
+  const float *cut_scale, *cut_offset; /* by which x is cut: [cut_groups], 1 or channels */
+  int64_t cut_groups;
+  int x_bits;
+  bc_grids grids; /* by which codes are read as reals: batch 1, n the filters */
+} bc_layer_spec;
+
+/* Copies all that it needs. A layer belongs to the instruction set in use when it was made. */
+bc_status bc_layer_new(const bc_layer_spec* spec, bc_layer** layer);
+void bc_layer_free(bc_layer* layer);
+
+/* A picture in memory: dense, channels last [images][height][width][channels], or first. */
+typedef enum bc_order { BC_CHANNELS_LAST = 0, BC_CHANNELS_FIRST = 1 } bc_order;
+
+/* x is cut into codes as bc_encode does, then out is that of bc_conv2d_reals, in the order asked
+ * for. pitch: elements from one pixel of x to the next where its channels are last (a slice of wider
+ * pixels), at least channels; not looked at where they are first. BC_UNAVAILABLE if the instruction set is another than when the layer was made. Scratch: a few
+ * hundred KB a thread, kept by the calling thread. */
+bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, int64_t width,
+                       const float* x, bc_order x_order, int64_t pitch, float* out,
+                       bc_order out_order, int threads);
+
 /* ---- Attention on codes ---------------------------------------------------------------------- */
 
 /* A batch of matrices in a larger tensor: element [b][r][c] lies at data[starts[b] + r * row + c *
@@ -226,6 +256,7 @@ static_assert(sizeof(bc_view) == 24, "bc_view crosses the C interface");
 static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
 static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 40, "they cross the C interface");
+static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
 static_assert(sizeof(bc_attention) == 248, "bc_attention crosses the C interface");
 #endif
 

@@ -1,0 +1,91 @@
+// Whole tensors of reals into codes, and rows turned to columns; every file in isa/ compiles it.
+//
+// Included by files of isa/ only, after softmax.h. A code is defined by a division; it is found by a
+// multiplication with 1 / scale, and divided only where it lies too near to a tie. With d = 2^-24
+// and u the exact quotient the division errs by d |u| and the multiplication by 2 d |u|; where the
+// code is not clamped anyway |u| is at most top + 1, so 16 d (top + 1) is more than enough.
+#pragma once
+
+#include "softmax.h"
+
+namespace bc {
+namespace {
+
+// out[c][r] = x[r][c] for 16 rows and columns; the including file has it.
+inline void turn_block(const float* x, int64_t x_stride, float* out, int64_t out_stride);
+
+inline void cut_exactly(const float* __restrict x, int64_t n, const float* __restrict scale,
+                        const float* __restrict offset, float top, uint8_t* __restrict out) {
+  encode(x, n, scale, offset, top, out);
+}
+
+// Up to kCutBlock codes; n and the parameters are whole groups of kLanes. Gives whether one is too
+// near to a tie.
+inline bool cut_group(const float* x, int64_t n, const float* factor, const float* offset,
+                      float tie, float top, uint8_t* out) {
+  float sums[kCutBlock];
+  Reals most{};
+  for (int64_t i = 0; i < n; i += kVector) {
+    const Reals u = clamp_real((load(x + i) - load(offset + i)) * load(factor + i), all(top));
+    const Reals sum = u + 8388608.0f;
+    const Reals apart = u - (sum - 8388608.0f);
+    const Reals far = apart < -apart ? -apart : apart;
+    most = far > most ? far : most;
+    store(sums + i, sum);
+  }
+  uint32_t words[kCutBlock];
+  memcpy(words, sums, static_cast<size_t>(n) * sizeof(float));
+  low_bytes(words, n, out);
+  Reals lanes[kVectors] = {};
+  lanes[0] = most;
+  return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+}
+
+// See Kernels::cut.
+inline void cut(const float* x, int64_t n, const Cutter& c, uint8_t* out) {
+  const float tie = 0.5f - (c.top + 1.0f) * 9.5367431640625e-7f;
+  int64_t phase = 0;
+  while (n > 0) {
+    int64_t count = c.period - phase < kCutBlock ? c.period - phase : kCutBlock;
+    count = n < count ? n : count;
+    const int64_t whole = c.factor == nullptr ? 0 : count / kLanes * kLanes;
+    const float *scale = c.scale + phase, *offset = c.offset + phase;
+    if (whole > 0 && cut_group(x, whole, c.factor + phase, offset, tie, c.top, out))
+      cut_exactly(x, whole, scale, offset, c.top, out);
+    cut_exactly(x + whole, count - whole, scale + whole, offset + whole, c.top, out + whole);
+    x += count, out += count, n -= count;
+    phase = (phase + count) % c.period;
+  }
+}
+
+// out[c][r] = x[r][c], blocks of 16 x 16 at a time.
+inline void turn(const float* x, int64_t rows, int64_t columns, int64_t x_stride, float* out,
+                 int64_t out_stride) {
+  for (int64_t r = 0; r < rows; r += 16) {
+    const int64_t height = rows - r < 16 ? rows - r : 16;
+    for (int64_t c = 0; c < columns; c += 16) {
+      const int64_t width = columns - c < 16 ? columns - c : 16;
+      const float* from = x + r * x_stride + c;
+      float* to = out + c * out_stride + r;
+      if (height == 16 && width == 16) {
+        turn_block(from, x_stride, to, out_stride);
+        continue;
+      }
+      for (int64_t j = 0; j < width; ++j) {
+        for (int64_t i = 0; i < height; ++i) to[j * out_stride + i] = from[i * x_stride + j];
+      }
+    }
+  }
+}
+
+inline void read_rows(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
+                      int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                      float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    read_row(sums + i * sums_stride, n, row_sums[i * row_sums_stride], r.product, r.row, r.constant,
+             r.bias, out + i * out_stride);
+  }
+}
+
+}  // namespace
+}  // namespace bc

@@ -1,0 +1,222 @@
+// Layers: weights made ready, and the rows of a linear. Convolutions are in layer_lines.cc.
+#include "layer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "guard.h"
+#include "threads.h"
+
+namespace {
+
+// The parameters of the cut, repeated until they fill whole groups of 16.
+std::vector<float> repeated(const float* values, int64_t n) {
+  const int64_t period = std::lcm<int64_t, int64_t>(n, 16);
+  std::vector<float> all(static_cast<size_t>(period));
+  for (int64_t i = 0; i < period; ++i) all[static_cast<size_t>(i)] = values[i % n];
+  return all;
+}
+
+std::vector<float> inverses(const std::vector<float>& scale) {
+  std::vector<float> factor;
+  for (const float s : scale) {
+    const float inverse = 1.0f / s;
+    if (!std::isnormal(s) || !std::isnormal(inverse)) return {};
+    factor.push_back(inverse);
+  }
+  return factor;
+}
+
+// [columns of four taps][channels rounded up to 16][4], codes - 128; a missing tap is 0.
+std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
+  const int64_t wide = (c.channels + 15) / 16 * 16, groups = (c.kernel_h + 3) / 4;
+  std::vector<int8_t> all(static_cast<size_t>(groups * c.kernel_w * wide * 4));
+  for (int64_t channel = 0; channel < c.channels; ++channel) {
+    for (int64_t ty = 0; ty < c.kernel_h; ++ty) {
+      for (int64_t tx = 0; tx < c.kernel_w; ++tx) {
+        const int64_t column = ty / 4 * c.kernel_w + tx;
+        all[static_cast<size_t>((column * wide + channel) * 4 + ty % 4)] = static_cast<int8_t>(
+            w[(channel * c.kernel_h + ty) * c.kernel_w + tx] - 128);
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
+    : k(kernels),
+      c(spec.conv),
+      bits(spec.x_bits),
+      scale(repeated(spec.cut_scale, spec.cut_groups)),
+      offset(repeated(spec.cut_offset, spec.cut_groups)),
+      factor(inverses(scale)),
+      left{spec.grids.a_scale[0], spec.grids.a_offset[0]},
+      reading(c.filters, spec.grids.bias),
+      tap_sums(static_cast<size_t>(c.filters * bc::taps(c))) {
+  const int64_t each = bc::group_channels(c), all = bc::taps(c);
+  for (size_t t = 0; t < tap_sums.size(); ++t) {
+    const uint8_t* codes = spec.w + static_cast<int64_t>(t) * each;
+    for (int64_t i = 0; i < each; ++i) tap_sums[t] += codes[i];
+  }
+  for (int64_t o = 0; o < c.filters; ++o) {
+    const int64_t at = spec.grids.w_groups == 1 ? 0 : o;
+    right.push_back({spec.grids.w_scale[at], spec.grids.w_offset[at]});
+    const int64_t* sums = tap_sums.data() + o * all;
+    reading.set(static_cast<size_t>(o), left, right.back(),
+                std::accumulate(sums, sums + all, int64_t{0}), all * each);
+  }
+  if (depthwise()) {
+    if (k.depthwise_row != nullptr) {
+      by_column = by_columns(c, spec.w);
+      return;
+    }
+    for (int64_t t = 0; t < all; ++t) {
+      for (int64_t i = 0; i < c.channels; ++i) by_tap.push_back(spec.w[i * all + t]);
+    }
+    return;
+  }
+  const bool whole_rows = c.groups == 1 && c.dilation_w == 1;
+  const int64_t segments = whole_rows ? c.kernel_h : all;
+  const int64_t length = whole_rows ? c.kernel_w * c.channels : each;
+  for (int64_t g = 0; g < c.groups; ++g) {
+    panels.emplace_back(k, spec.w + g * bc::group_filters(c) * segments * length,
+                        bc::group_filters(c), segments, length);
+  }
+}
+
+namespace bc {
+
+const float* close_up(const float* x, int64_t pixels, int64_t channels, int64_t pitch,
+                      float* scratch) {
+  if (pitch == channels) return x;
+  for (int64_t i = 0; i < pixels; ++i)
+    std::copy_n(x + i * pitch, channels, scratch + i * channels);
+  return scratch;
+}
+
+void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch, float* out,
+              int threads) {
+  const Kernels& k = layer.k;
+  const int64_t channels = layer.c.channels, filters = layer.c.filters;
+  const int64_t stride = (channels + k.step - 1) / k.step * k.step * k.code_bytes;
+  const bool in_place = k.code_bytes == 1 && channels % k.step == 0;
+  const int64_t fit = (int64_t{1} << 15) / std::max(channels, filters);
+  // Whole periods of the cut's parameters, whole tiles.
+  const int64_t step = std::lcm<int64_t, int64_t>(
+      24, static_cast<int64_t>(layer.scale.size()) / std::gcd<int64_t, int64_t>(
+              static_cast<int64_t>(layer.scale.size()), channels));
+  const int64_t block = std::max(step, std::min<int64_t>(480, fit) / step * step);
+  const int64_t code_bytes = Scratch::bytes<uint8_t>(block * channels + kPad);
+  const int64_t row_bytes = in_place ? 0 : Scratch::bytes<uint8_t>(block * stride + kPad);
+  const int64_t sum_bytes = Scratch::bytes<int32_t>(block * filters);
+  const int64_t row_sum_bytes = Scratch::bytes<int32_t>(block);
+  const double products = static_cast<double>(rows) * static_cast<double>(channels * filters);
+  const int use = worthwhile(threads, products / 150 + 0.3 * static_cast<double>(rows * filters));
+  const int64_t dense_bytes = pitch == channels ? 0 : Scratch::bytes<float>(block * channels);
+  const int64_t each = code_bytes + row_bytes + sum_bytes + row_sum_bytes + dense_bytes;
+  Scratch scratch(each * use);
+  uint8_t* memory = scratch.part<uint8_t>(each * use);
+  const Cutter cutter = layer.cutter();
+  const Reading& r = layer.reading;
+  const Readout readout{r.product.data(), r.row.data(), r.constant.data(), r.bias.data()};
+  parallel_for((rows + block - 1) / block, use, [&](int64_t task, int slot) {
+    uint8_t* codes = memory + slot * each;
+    uint8_t* wide = codes + code_bytes;
+    int32_t* sums = reinterpret_cast<int32_t*>(wide + row_bytes);
+    int32_t* row_sums = reinterpret_cast<int32_t*>(wide + row_bytes + sum_bytes);
+    const int64_t first = task * block, count = std::min(block, rows - first);
+    float* dense = reinterpret_cast<float*>(wide + row_bytes + sum_bytes + row_sum_bytes);
+    k.cut(close_up(x + first * pitch, count, channels, pitch, dense), count * channels, cutter,
+          codes);
+    k.sum_rows(codes, count, channels, row_sums);
+    const uint8_t* run = codes;
+    if (!in_place) {
+      k.load_rows(codes, count, channels, stride, wide);
+      run = wide;
+    }
+    const Panel& panel = layer.panels[0];
+    k.product({&run, 1, channels, stride, count, panel.data(), filters, panel.shifted(), sums,
+               filters});
+    k.read_rows(readout, count, filters, sums, filters, row_sums, 1, out + first * filters,
+                filters);
+  });
+}
+
+namespace {
+
+bc_status check(const bc_layer_spec* s) {
+  if (s == nullptr || s->w == nullptr || s->cut_scale == nullptr || s->cut_offset == nullptr ||
+      !bits_ok(s->x_bits) || lacking_grids(&s->grids))
+    return BC_BAD_ARGUMENT;
+  bc_conv2d c = s->conv;
+  c.images = 1;
+  c.height = (c.kernel_h - 1) * c.dilation_h + 1;
+  c.width = (c.kernel_w - 1) * c.dilation_w + 1;
+  for (const int64_t size : {c.kernel_h, c.kernel_w, c.dilation_h, c.dilation_w}) {
+    if (size < 1 || size > (1 << 15)) return BC_BAD_SHAPE;
+  }
+  int64_t out_h = 0, out_w = 0;
+  const bc_status status = check_geometry(&c, &out_h, &out_w);
+  if (status != BC_OK) return status;
+  if (c.channels == 0 || c.filters == 0) return BC_EMPTY;
+  if (s->cut_groups != 1 && s->cut_groups != c.channels) return BC_BAD_SHAPE;
+  if (s->grids.w_groups != 1 && s->grids.w_groups != c.filters) return BC_BAD_SHAPE;
+  return BC_OK;
+}
+
+bool is_rows(const bc_conv2d& c, bc_order x, bc_order out) {
+  return taps(c) == 1 && c.groups == 1 && c.stride_h == 1 && c.stride_w == 1 && c.pad_h == 0 &&
+         c.pad_w == 0 && x == BC_CHANNELS_LAST && out == BC_CHANNELS_LAST;
+}
+
+bool known(bc_order order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
+
+}  // namespace
+}  // namespace bc
+
+extern "C" {
+
+bc_status bc_layer_new(const bc_layer_spec* spec, bc_layer** layer) {
+  if (layer == nullptr) return BC_BAD_ARGUMENT;
+  const bc_status status = bc::check(spec);
+  if (status != BC_OK) return status;
+  return bc::guarded([&] {
+    *layer = new bc_layer(bc::kernels(), *spec);
+    return BC_OK;
+  });
+}
+
+void bc_layer_free(bc_layer* layer) { delete layer; }
+
+bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, int64_t width,
+                       const float* x, bc_order x_order, int64_t pitch, float* out,
+                       bc_order out_order, int threads) {
+  if (layer == nullptr || threads < 1 || !bc::known(x_order) || !bc::known(out_order))
+    return BC_BAD_ARGUMENT;
+  if (&layer->k != &bc::kernels()) return BC_UNAVAILABLE;
+  bc_conv2d c = layer->c;
+  c.images = images, c.height = height, c.width = width;
+  int64_t out_h = 0, out_w = 0;
+  const bc_status status = bc::check_geometry(&c, &out_h, &out_w);
+  if (status != BC_OK) return status;
+  if (x_order == BC_CHANNELS_LAST && (pitch < c.channels || pitch > bc::kMostSize ||
+                                      bc::volume({images, height, width, pitch, 8}) < 0))
+    return BC_BAD_SHAPE;
+  const int64_t size = images * out_h * out_w * c.filters;
+  if (bc::missing(bc::input_size(c), {x}) || bc::missing(size, {out})) return BC_BAD_ARGUMENT;
+  if (size == 0) return BC_OK;
+  if (bc::input_size(c) == 0) return BC_EMPTY;
+  return bc::guarded([&] {
+    if (bc::is_rows(c, x_order, out_order)) {
+      bc::run_rows(*layer, images * height * width, x, pitch, out, threads);
+    } else {
+      bc::run_lines(
+          *layer, {images, height, width, out_h, out_w, x, x_order, pitch, out, out_order}, threads);
+    }
+    return BC_OK;
+  });
+}
+
+}  // extern "C"

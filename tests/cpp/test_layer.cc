@@ -1,0 +1,225 @@
+// Layers against the functions they are made of, at every instruction set of this CPU; bad arguments
+// give a status and touch nothing. The exit status is 1 if anything failed.
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bitcompress/bits.h"
+
+namespace {
+
+int g_checks = 0, g_failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  ++g_checks;
+  if (holds) return;
+  ++g_failures;
+  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
+}
+
+struct Random {
+  uint64_t state = 88172645463325252ull;
+  uint64_t next() {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+  }
+  int64_t from(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1));
+  }
+  float real(float low, float high) {
+    return low + (high - low) * static_cast<float>(next() >> 40) * (1.0f / (1 << 24));
+  }
+};
+
+struct Problem {
+  bc_conv2d c;
+  int bits;
+  std::vector<float> x, cut_scale, cut_offset, w_scale, w_offset, bias;
+  std::vector<uint8_t> w;
+  float x_scale, x_offset;
+
+  Problem(const bc_conv2d& conv, int width, bool by_channel, Random& random) : c(conv), bits(width) {
+    const float top = static_cast<float>((1 << bits) - 1);
+    x_scale = 4 / top, x_offset = -2;
+    const auto fill = [&](std::vector<float>& all, int64_t n, float low, float high) {
+      for (int64_t i = 0; i < n; ++i) all.push_back(random.real(low, high));
+    };
+    fill(x, c.images * c.height * c.width * c.channels, -3, 3);
+    fill(cut_scale, by_channel ? c.channels : 1, 2 / top, 5 / top);
+    fill(cut_offset, by_channel ? c.channels : 1, -2.5f, -1);
+    fill(w_scale, c.filters, 0.01f, 0.1f);
+    fill(w_offset, c.filters, -1, 0);
+    fill(bias, c.filters, -1, 1);
+    const int64_t codes = c.filters * c.kernel_h * c.kernel_w * (c.channels / c.groups);
+    for (int64_t i = 0; i < codes; ++i)
+      w.push_back(static_cast<uint8_t>(random.from(0, (1 << bits) - 1)));
+  }
+
+  bc_grids grids() const {
+    return {&x_scale, &x_offset, w_scale.data(), w_offset.data(), c.filters, bias.data()};
+  }
+  bc_layer_spec spec() const {
+    return {c, w.data(), cut_scale.data(), cut_offset.data(),
+            static_cast<int64_t>(cut_scale.size()), bits, grids()};
+  }
+};
+
+std::vector<float> channels_first(const std::vector<float>& x, int64_t n, int64_t places,
+                                  int64_t channels) {
+  std::vector<float> out(x.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t p = 0; p < places; ++p) {
+      for (int64_t c = 0; c < channels; ++c)
+        out[static_cast<size_t>((i * channels + c) * places + p)] =
+            x[static_cast<size_t>((i * places + p) * channels + c)];
+    }
+  }
+  return out;
+}
+
+void test_one(const Problem& p, int threads, const std::string& what) {
+  const bc_conv2d& c = p.c;
+  int64_t oh = 0, ow = 0;
+  if (bc_conv2d_size(&c, &oh, &ow) != BC_OK) return;
+  std::vector<uint8_t> codes(p.x.size());
+  const int64_t rows = c.images * c.height * c.width;
+  const bc_view view = p.cut_scale.size() == 1 ? bc_view{1, 1, rows * c.channels}
+                                               : bc_view{rows, c.channels, 1};
+  bc_encode(p.x.data(), view, p.cut_scale.data(), p.cut_offset.data(), p.bits, codes.data(), 1);
+  const size_t size = static_cast<size_t>(c.images * oh * ow * c.filters);
+  std::vector<float> wanted(size), got(size);
+  const bc_grids grids = p.grids();
+  expect(bc_conv2d_reals(&c, codes.data(), p.w.data(), &grids, wanted.data(), 1) == BC_OK, "reals");
+  const std::vector<float> planes = channels_first(p.x, c.images, c.height * c.width, c.channels);
+  const std::vector<float> turned = channels_first(wanted, c.images, oh * ow, c.filters);
+  const bc_layer_spec spec = p.spec();
+  bc_layer* layer = nullptr;
+  expect(bc_layer_new(&spec, &layer) == BC_OK, what + " is made");
+  for (const bc_order from : {BC_CHANNELS_LAST, BC_CHANNELS_FIRST}) {
+    for (const bc_order to : {BC_CHANNELS_LAST, BC_CHANNELS_FIRST}) {
+      got.assign(size, -7);
+      const float* x = from == BC_CHANNELS_LAST ? p.x.data() : planes.data();
+      const bc_status status = bc_layer_run(layer, c.images, c.height, c.width, x, from,
+                                            c.channels, got.data(), to, threads);
+      const auto& truth = to == BC_CHANNELS_LAST ? wanted : turned;
+      expect(status == BC_OK && std::memcmp(got.data(), truth.data(), size * sizeof(float)) == 0,
+             what + " from order " + std::to_string(from) + " to " + std::to_string(to));
+    }
+  }
+  std::vector<float> wide(static_cast<size_t>(rows * (c.channels + 5)), 9.0f);
+  for (int64_t i = 0; i < rows; ++i)
+    std::memcpy(wide.data() + i * (c.channels + 5), p.x.data() + i * c.channels,
+                static_cast<size_t>(c.channels) * sizeof(float));
+  expect(bc_layer_run(layer, c.images, c.height, c.width, wide.data(), BC_CHANNELS_LAST,
+                      c.channels + 5, got.data(), BC_CHANNELS_LAST, threads) == BC_OK &&
+             got == wanted,
+         what + " on a slice of channels");
+  bc_layer_free(layer);
+}
+
+void test_layers() {
+  Random random;
+  for (int i = 0; i < 250; ++i) {
+    bc_conv2d c{};
+    c.images = random.from(1, 2);
+    c.groups = random.from(0, 2) == 0 ? random.from(1, 40) : random.from(1, 3);
+    const bool depthwise = random.from(0, 2) == 0;
+    c.channels = c.groups * (depthwise ? 1 : random.from(1, 21));
+    c.filters = c.groups * (depthwise ? 1 : random.from(1, 40));
+    c.kernel_h = random.from(1, 5), c.kernel_w = random.from(1, 4);
+    c.stride_h = random.from(1, 2), c.stride_w = random.from(1, 2);
+    c.pad_h = random.from(0, 2), c.pad_w = random.from(0, 2);
+    c.dilation_h = random.from(1, 2), c.dilation_w = random.from(1, 2);
+    if (i % 5 == 0) c.kernel_h = c.kernel_w = c.stride_h = c.stride_w = 1, c.pad_h = c.pad_w = 0;
+    c.height = random.from(1, 20), c.width = random.from(1, 40);
+    const int bits = static_cast<int>(random.from(1, 8));
+    std::string what;
+    for (const int64_t size : {c.images, c.height, c.width, c.channels, c.filters, c.kernel_h,
+                               c.kernel_w, c.groups, c.stride_h, c.stride_w, c.pad_h, c.pad_w,
+                               c.dilation_h, c.dilation_w, int64_t{bits}})
+      what += " " + std::to_string(size);
+    test_one(Problem(c, bits, random.from(0, 1) == 1, random), i % 3 + 1, "layer" + what);
+  }
+  bc_conv2d large{1, 40, 40, 24, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1};  // more than one task
+  test_one(Problem(large, 4, true, random), 3, "a large layer");
+  large.groups = large.filters = large.channels;
+  test_one(Problem(large, 8, true, random), 3, "a large depthwise layer");
+  bc_conv2d rows{1, 1, 5000, 60, 30, 1, 1, 1, 1, 1, 0, 0, 1, 1};
+  test_one(Problem(rows, 2, true, random), 3, "many rows");
+}
+
+void test_refusals() {
+  Random random;
+  const Problem p({1, 3, 3, 4, 6, 3, 3, 2, 1, 1, 0, 0, 1, 1}, 2, true, random);
+  bc_layer* layer = nullptr;
+  const auto status = [&](const std::function<void(bc_layer_spec&)>& change) {
+    bc_layer_spec spec = p.spec();
+    change(spec);
+    return bc_layer_new(&spec, &layer);
+  };
+  using S = bc_layer_spec;
+  const struct {
+    const char* what;
+    bc_status got, wanted;
+  } cases[] = {
+      {"no spec", bc_layer_new(nullptr, &layer), BC_BAD_ARGUMENT},
+      {"no weight", status([](S& s) { s.w = nullptr; }), BC_BAD_ARGUMENT},
+      {"no cut", status([](S& s) { s.cut_offset = nullptr; }), BC_BAD_ARGUMENT},
+      {"bits", status([](S& s) { s.x_bits = 9; }), BC_BAD_ARGUMENT},
+      {"no grid", status([](S& s) { s.grids.w_scale = nullptr; }), BC_BAD_ARGUMENT},
+      {"groups", status([](S& s) { s.conv.groups = 3; }), BC_BAD_SHAPE},
+      {"kernel", status([](S& s) { s.conv.kernel_h = 0; }), BC_BAD_SHAPE},
+      {"huge kernel", status([](S& s) { s.conv.kernel_h = INT64_MAX; }), BC_BAD_SHAPE},
+      {"negative border", status([](S& s) { s.conv.pad_w = -1; }), BC_BAD_SHAPE},
+      {"cut groups", status([](S& s) { s.cut_groups = 3; }), BC_BAD_SHAPE},
+      {"weight groups", status([](S& s) { s.grids.w_groups = 2; }), BC_BAD_SHAPE},
+      {"no filters", status([](S& s) { s.conv.filters = 0; }), BC_EMPTY},
+      {"long", status([](S& s) { s.conv.channels = 2 * BC_MAX_REDUCTION; }), BC_OVERFLOW},
+  };
+  for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);
+  expect(layer == nullptr, "a refusal makes nothing");
+  bc_layer_free(nullptr);
+  if (status([](S&) {}) != BC_OK) return expect(false, "a good layer is made");
+  float out[6] = {7};
+  const auto run = [&](int64_t n, int64_t h, const float* x, float* to, int threads) {
+    return bc_layer_run(layer, n, h, 3, x, BC_CHANNELS_LAST, 4, to, BC_CHANNELS_LAST, threads);
+  };
+  expect(run(1, 3, nullptr, out, 1) == BC_BAD_ARGUMENT, "no x");
+  expect(run(1, 3, p.x.data(), nullptr, 1) == BC_BAD_ARGUMENT, "no out");
+  expect(run(1, 3, p.x.data(), out, 0) == BC_BAD_ARGUMENT, "no threads");
+  expect(run(1, 2, p.x.data(), out, 1) == BC_BAD_SHAPE, "a picture too small");
+  expect(run(-1, 3, p.x.data(), out, 1) == BC_BAD_SHAPE, "negative pictures");
+  expect(run(0, 3, nullptr, nullptr, 1) == BC_OK, "no pictures");
+  const float* x = p.x.data();
+  expect(bc_layer_run(nullptr, 1, 3, 3, x, BC_CHANNELS_LAST, 4, out, BC_CHANNELS_LAST, 1) ==
+             BC_BAD_ARGUMENT,
+         "no layer");
+  expect(bc_layer_run(layer, 1, 3, 3, x, BC_CHANNELS_LAST, 3, out, BC_CHANNELS_LAST, 1) ==
+             BC_BAD_SHAPE,
+         "pixels that overlap");
+  expect(out[0] == 7, "a refusal touches nothing");
+  const std::string here = bc_isa();
+  if (here != "scalar") {
+    bc_set_isa("scalar");
+    expect(run(1, 3, p.x.data(), out, 1) == BC_UNAVAILABLE, "a layer of another level");
+    bc_set_isa(here.c_str());
+  }
+  bc_layer_free(layer);
+}
+
+}  // namespace
+
+int main() {
+  for (const char* level : {"scalar", "avx2", "avx512vnni"}) {
+    if (bc_set_isa(level) != BC_OK) continue;
+    test_refusals();
+    test_layers();
+    std::printf("%-12s tested\n", level);
+  }
+  std::printf("%d checks, %d failures\n", g_checks, g_failures);
+  return g_failures == 0 ? 0 : 1;
+}
