@@ -150,8 +150,9 @@ def quantize(
         prepared = walk.prepare(teacher, example, chosen)
         walk.check_coverage(prepared, min_coverage)
         if target_bytes is not None:
-            plans = fit_budget(prepared.captured.net, prepared.plans, target_bytes)
-            prepared = replace(prepared, plans=plans)
+            # No layer may turn float afterwards: it would not fit any more.
+            chosen = chosen.set({"protect.float_share": 0.0})
+            prepared = _fitted(prepared, chosen, source, target_bytes)
     with stages("calibrate"):
         student, prepared = walk.put_on_grids(prepared, chosen, feed, progress)
         walk.check_coverage(prepared, min_coverage)
@@ -202,6 +203,20 @@ def quantize(
         },
     )
     return Result(student, report, chosen, source, prepared.edits, net)
+
+
+def _fitted(prepared: walk.Prepared, recipe: Recipe, source: Source, target: int) -> walk.Prepared:
+    """The same with widths whose packed file has at most `target` bytes."""
+
+    def size(student: Rewritten) -> int:
+        round_to_stored(student)
+        return packed_bytes(student, source, prepared.edits, recipe.metadata.name)
+
+    plans = fit_budget(
+        prepared.captured.net, prepared.plans, target,
+        lambda plans: walk.weigh(prepared, plans, recipe, size),
+    )  # fmt: skip
+    return replace(prepared, plans=plans)
 
 
 def measure(

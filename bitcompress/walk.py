@@ -29,6 +29,8 @@ from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
 from bitcompress.plan import coverage, make_plans
+from bitcompress.quant.spec import Bounds
+from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
 from bitcompress.train.distill import first_tensor
@@ -81,6 +83,30 @@ def check_coverage(prepared: Prepared, least: float) -> None:
             f"coverage is {100 * prepared.coverage:.1f} % of the multiply-accumulates, "
             f"{100 * least:.1f} % was asked for; largest of the others: {named}"
         )
+
+
+def weigh(
+    prepared: Prepared, plans: Sequence[Plan], recipe: Recipe, size: Callable[[Rewritten], int]
+) -> int:
+    """What `size` says of the packed model that these plans make; its numbers are random.
+
+    The model is packed on a copy with bounds out of the air: widths alone decide the bytes.
+    """
+    random = torch.Generator().manual_seed(0)
+    student = insert(replace(prepared.captured, net=private_copy(prepared.captured.net)), plans)
+    for module in student.modules():
+        if isinstance(module, UniformQuantizer):
+            low, width = torch.rand(2, *module.lower.shape, generator=random)
+            module.set_bounds(Bounds(low, low + 1 + width))
+        elif recipe.calibration.equalize and isinstance(module, QuantLinear | QuantConv2d):
+            channels = module.weight.shape[1]
+            if isinstance(module, QuantConv2d):
+                channels *= module.geometry.groups
+            module.stretch = 1 + torch.rand(channels, generator=random).half().float()
+            if isinstance(module, QuantLinear):
+                module.shift = torch.rand(channels, generator=random).half().float()
+    pack_layers(student, frozenset(plan.site.name for plan in plans if plan.keep == "simulated"))
+    return size(student)
 
 
 def put_on_grids(

@@ -233,12 +233,17 @@ def test_a_byte_budget_is_kept(tiny_sr: Path) -> None:
     few = {**FEW, "train.steps": 0}
     for target in (20_000, 14_000):
         fitted = bitcompress.quantize(tiny_sr, bits=8, overrides=few, target_bytes=target)
-        assert 0.85 * target < fitted.report["size"]["packed_bytes"] <= target
+        assert 0.97 * target < fitted.report["size"]["packed_bytes"] <= target
         rows = [row for row in fitted.report["layers"] if row["state"] == "packed"]
         assert min(row["weight_bits"] for row in rows) < 8
         assert all(row["act_bits"] == 8 for row in rows)
     with pytest.raises(UsageError, match="even at 2 bits"):
         bitcompress.quantize(tiny_sr, bits=8, overrides=few, target_bytes=1000)
+    one = nn.Linear(64, 64)
+    fitted = bitcompress.quantize(
+        one, data=[torch.randn(4, 64)], bits=8, overrides={"train.steps": 0}, target_bytes=4000
+    )
+    assert fitted.report["size"]["packed_bytes"] <= 4000
 
 
 def test_progress_names_stages_that_end(tiny_sr: Path) -> None:
