@@ -4,7 +4,7 @@ While a rewritten model runs, a product on codes whose result may be the logits 
 not computed at once. It is handed on as a `Deferred`: a tensor with a shape and no numbers. What
 follows in the model's own code (a bias, a mask, views, softmax) is noted on it, and the second
 product then runs everything in one pass that never writes the logits to memory. Any other use
-computes the numbers first, and `Deferrals.refusals` says which use that was. So no pattern is
+computes the numbers first, and `Fusions.refusals` says which use that was. So no pattern is
 searched for, and Python control flow, hooks and every input size work as before.
 
 The rule is a table: `FOLLOW` lists the functions that a Deferred goes through, `METADATA` those
@@ -124,17 +124,26 @@ def computed(value: Any, reader: str) -> Any:
 
 
 @dataclass
-class Deferrals:
-    """The deferred tensors of one run, and what became of them."""
+class Fusions:
+    """What became of the products of one run that could wait."""
 
-    pending: weakref.WeakSet[Deferred] = field(default_factory=weakref.WeakSet)
     fused: int = 0
+    """Attentions that ran in one pass."""
     refusals: dict[str, int] = field(default_factory=dict)
     """How often which function asked for numbers."""
 
+
+@dataclass
+class Deferrals:
+    """The deferred tensors of one run."""
+
+    pending: weakref.WeakSet[Deferred] = field(default_factory=weakref.WeakSet)
+    fusions: Fusions = field(default_factory=Fusions)
+
     def refused(self, reader: str) -> None:
         """Count a use that needs the numbers."""
-        self.refusals[reader] = self.refusals.get(reader, 0) + 1
+        counts = self.fusions.refusals
+        counts[reader] = counts.get(reader, 0) + 1
 
     def defer(self, product: Any, a: Tensor, b: Tensor) -> Tensor:
         """The product, now or later."""
@@ -155,7 +164,7 @@ class Deferrals:
         if work.weights and weights.value is None and same and waits(product, v):
             y = product.attend(work.q, work.k, v, work.terms, work.product)
             if y is not None:
-                self.fused += 1
+                self.fusions.fused += 1
                 return cast(Tensor, y)
         return cast(Tensor, product(weights.numbers("another product"), v))
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
-from bitcompress.graph.defer import Deferrals, Deferred, computed
+from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
 from bitcompress.graph.scope import KINDS, Scopes, track
 
 
@@ -48,7 +48,7 @@ class Rewritten(nn.Module):
         self.products = nn.ModuleDict()
         self.calls: dict[Call, dict[str, str]] = {}
         self.scopes = Scopes()
-        self.deferrals = Deferrals()
+        self.fusions = Fusions()
         """What was fused in the last whole run, and what was not (graph/defer.py)."""
         self._tracking = False
 
@@ -75,7 +75,7 @@ class Rewritten(nn.Module):
         try:
             with _Interceptor(self) as mode:
                 y = self.net(*args, **kwargs)
-            self.deferrals = mode.deferrals
+            self.fusions = mode.deferrals.fusions
             return computed(y, "the output") if mode.deferrals.pending else y
         finally:
             # Hooks do not see an interrupt from the keyboard: no frame may outlive its run.

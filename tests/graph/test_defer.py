@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_attention_runs_in_one_pass_as_the_simulation_says(name: str, walked: An
     done = walked(Attention(FUSED[name]), tokens())
     with torch.no_grad():
         y = done.packed(tokens())
-    assert done.packed.deferrals.fused == 1 and not done.packed.deferrals.refusals
+    assert done.packed.fusions.fused == 1 and not done.packed.fusions.refusals
     assert type(y) is Tensor and torch.equal(y, simulated(done, tokens()))
 
 
@@ -135,15 +136,25 @@ def test_any_other_use_sees_the_numbers(name: str, walked: Any) -> None:
     done = walked(Attention(OTHER[name]), tokens())
     with torch.no_grad():
         y = done.packed(tokens())
-    assert done.packed.deferrals.fused == 0 and done.packed.deferrals.refusals
+    assert done.packed.fusions.fused == 0 and done.packed.fusions.refusals
     assert type(y) is Tensor and torch.equal(y, simulated(done, tokens()))
+
+
+def test_a_model_that_ran_can_be_pickled(walked: Any) -> None:
+    done = walked(Attention(plain), tokens())
+    with torch.no_grad():
+        y = done.packed(tokens())
+    done.packed.net.body = None  # a local function of this test
+    assert pickle.loads(pickle.dumps(done.packed.fusions)).fused == 1
+    assert pickle.loads(pickle.dumps(done.packed)).fusions.fused == 1
+    assert y.shape == (2, 3, TOKENS, 4)
 
 
 def test_logits_may_be_used_twice(walked: Any) -> None:
     done = walked(Attention(twice), tokens())
     with torch.no_grad():
         y = done.packed(tokens())
-    assert done.packed.deferrals.fused == 2
+    assert done.packed.fusions.fused == 2
     assert torch.equal(y, simulated(done, tokens()))
 
 
@@ -178,14 +189,14 @@ def test_a_hooked_product_is_computed_at_once(walked: Any) -> None:
         module.register_forward_hook(lambda m, args, out: seen.append(type(out)))
     with torch.no_grad():
         done.packed(tokens())
-    assert seen == [Tensor, Tensor] and done.packed.deferrals.fused == 0
+    assert seen == [Tensor, Tensor] and done.packed.fusions.fused == 0
 
 
 def test_training_defers_nothing(walked: Any) -> None:
     done = walked(Attention(plain), tokens())
     assert not any(m.defers for m in done.simulated.modules() if isinstance(m, QuantMatmul))
     done.simulated(tokens()).sum().backward()
-    assert done.simulated.deferrals.fused == 0
+    assert done.simulated.fusions.fused == 0
 
 
 def test_a_part_run_alone_fuses_too(walked: Any) -> None:
