@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from bitcompress.packed import ops
-from bitcompress.packed.attention import ProductGrids, Term, attend
+from bitcompress.packed.attention import ProductGrids, Term, attend, multiply
 from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
 from bitcompress.packed.stored import PackedTensor, unpack
 
@@ -236,9 +236,7 @@ class PackedMatmul(nn.Module):
             a.shape[:-2], b.shape[:-2]
         )
         a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
-        grids = self.grids(a.shape[-1])
-        y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *self.bits)
-        return y
+        return multiply(a, b, self.grids(a.shape[-1]))
 
     def grids(self, length: int) -> ProductGrids:
         """The grids of both operands for sums of this length."""

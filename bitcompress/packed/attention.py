@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.packed import definition, ops
+from bitcompress.packed.layer import watched
 from bitcompress.packed.softmax import softmax
 
 
@@ -86,6 +87,26 @@ def attend(
     return out
 
 
+def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
+    """ops.matmul, straight through the native kernel where plain tensors are all there is.
+
+    Shapes: a (..., M, K), b (..., K, N), leading sizes equal. Returns: (..., M, N).
+    """
+    longest = a.shape[-1]
+    plain = native.takes(a) and native.takes(b) and not (watched(a) or watched(b))
+    kernels = native.kernels() if plain else None
+    fits = longest <= ops.LONGEST_NATIVE and a.shape[:-2] == b.shape[:-2] and longest == b.shape[-2]
+    if kernels is None or not fits:
+        return _product(grids)(a, b)
+    lead, m, n = a.shape[:-2], a.shape[-2], b.shape[-1]
+    out = torch.empty(*lead, m, n)
+    kernels.multiply(
+        _matrices(a), _matrices(b.transpose(-2, -1)), _each(grids.a, lead), _each(grids.b, lead),
+        grids.bits, out.view(-1, m, n), native.threads(),
+    )  # fmt: skip
+    return out
+
+
 def _product(grids: ProductGrids) -> Product:
     def product(a: Tensor, b: Tensor) -> Tensor:
         y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *grids.bits)
@@ -96,7 +117,8 @@ def _product(grids: ProductGrids) -> Product:
 
 def _matrices(x: Tensor) -> Tensor:
     """x with one leading axis; a copy only where the others cannot be one."""
-    return x.detach().reshape(-1, *x.shape[-2:]) if x.dim() != 3 else x.detach()
+    x = x.detach()
+    return x if x.dim() == 3 else x.reshape(-1, *x.shape[-2:])
 
 
 def _each(grid: tuple[Tensor, Tensor], lead: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def native_layer(module: nn.Module, x: Tensor, weights: Callable[[], Weights]) -
     Returns: None where plain kernels are not what x takes.
     """
     kernels = native.kernels()
-    if kernels is None or not native.takes(x) or _watched(x):
+    if kernels is None or not native.takes(x) or watched(x):
         return None
     held = tuple(module._buffers.values())
     state = (kernels.isa(), *((id(t), _version(t)) for t in held if t is not None))
@@ -73,7 +73,7 @@ def _version(t: Tensor) -> int:
     return 0 if t.is_inference() else t._version
 
 
-def _watched(x: Tensor) -> bool:
+def watched(x: Tensor) -> bool:
     """Whether somebody follows the operators: gradients, a tracer, a dispatch mode, vmap."""
     return (
         (x.requires_grad and torch.is_grad_enabled())
@@ -113,19 +113,20 @@ def run_linear(layer: Any, x: Tensor, features: int) -> Tensor:
 def run_conv2d(layer: Any, x: Tensor, filters: int, size: tuple[int, int]) -> Tensor:
     """x (N, C, H, W) through a native layer, its order in memory kept. Returns: (N, O, *size)."""
     x = x.detach()
-    if ops.memory_format_like(x) == torch.channels_last:
-        out = x.new_empty((x.shape[0], *size, filters))
-        pixels = x.permute(0, 2, 3, 1)
-        layer.conv2d(_side_by_side(pixels), False, out, False, native.threads())
-        return out.permute(0, 3, 1, 2)
-    out = x.new_empty((x.shape[0], filters, *size))
-    layer.conv2d(x.contiguous(), True, out, True, native.threads())
-    return out
+    last, pixels = ops.memory_format_like(x) == torch.channels_last, x.permute(0, 2, 3, 1)
+    out = x.new_empty((x.shape[0], *size, filters) if last else (x.shape[0], filters, *size))
+    if _regular(pixels):
+        layer.conv2d(pixels, False, out, not last, native.threads())
+    elif last:
+        layer.conv2d(pixels.contiguous(), False, out, False, native.threads())
+    else:
+        layer.conv2d(x.contiguous(), True, out, True, native.threads())
+    return out.permute(0, 3, 1, 2) if last else out
 
 
-def _side_by_side(pixels: Tensor) -> Tensor:
-    """Pixels (N, H, W, C) at one distance from each other: as they are, or copied."""
+def _regular(pixels: Tensor) -> bool:
+    """Whether pixels (N, H, W, C) lie at one distance from each other, their channels together."""
     n, h, w, c = pixels.stride()
-    height, width = pixels.shape[1:3]
-    regular = c == 1 and w >= pixels.shape[3] and h == w * width and n == h * height
-    return pixels if regular and width > 1 else pixels.contiguous()
+    images, height, width, channels = pixels.shape
+    rows = h == w * width and (images == 1 or n == h * height)
+    return rows and width > 1 and w >= channels and c == 1 and channels > 1

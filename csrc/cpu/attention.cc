@@ -9,6 +9,7 @@
 #include "bitcompress/bits.h"
 #include "guard.h"
 #include "kernels.h"
+#include "operand.h"
 #include "panel.h"
 #include "reading.h"
 #include "threads.h"
@@ -17,55 +18,6 @@ namespace bc {
 namespace {
 
 constexpr int64_t kLanes = 16;  // rows of logits have room for whole groups of these
-
-int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// A matrix of a batch, cut into codes.
-class Codes {
- public:
-  Codes(const bc_matrices& m, int64_t rows, int64_t columns, const bc_operand_grid& grid)
-      : m_(m), rows_(rows), columns_(columns), grid_(grid) {}
-
-  Grid grid(int64_t b) const { return {grid_.scale[b], grid_.offset[b]}; }
-  float scale(int64_t b) const { return grid_.scale[b]; }
-  float offset(int64_t b) const { return grid_.offset[b]; }
-
-  // Dense codes [rows][columns]; `reals` has room for a row.
-  void cut(const Kernels& k, int64_t b, float* reals, uint8_t* out) const {
-    const float* from = m_.data + m_.starts[b];
-    const float s = scale(b), o = offset(b), top = top_code(grid_.bits);
-    if (m_.column == 1 && m_.row == columns_) {
-      k.encode_row(from, rows_ * columns_, s, o, top, out);
-      return;
-    }
-    for (int64_t r = 0; r < rows_; ++r, from += m_.row, out += columns_) {
-      if (m_.column == 1) {
-        k.encode_row(from, columns_, s, o, top, out);
-        continue;
-      }
-      for (int64_t c = 0; c < columns_; ++c) reals[c] = from[c * m_.column];
-      k.encode_row(reals, columns_, s, o, top, out);
-    }
-  }
-
-  // The same, turned: [columns][rows].
-  void cut_turned(const Kernels& k, int64_t b, float* reals, uint8_t* scratch, uint8_t* out) const {
-    if (m_.row == 1) {
-      const bc_matrices turned{m_.data, m_.starts, m_.column, 1};
-      Codes(turned, columns_, rows_, grid_).cut(k, b, reals, out);
-      return;
-    }
-    cut(k, b, reals, scratch);
-    for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t c = 0; c < columns_; ++c) out[c * rows_ + r] = scratch[r * columns_ + c];
-    }
-  }
-
- private:
-  bc_matrices m_;
-  int64_t rows_, columns_;
-  bc_operand_grid grid_;
-};
 
 // What one thread needs; made once a call.
 struct Slot {
@@ -190,9 +142,6 @@ class Attention {
   int64_t block_, q_stride_, p_stride_, logits_stride_;
 };
 
-bool lacking(const bc_matrices& m) { return m.data == nullptr || m.starts == nullptr; }
-bool lacking(const bc_operand_grid& g) { return g.scale == nullptr || g.offset == nullptr; }
-
 bc_status check(const bc_attention* a, const float* out, int threads) {
   if (a == nullptr || threads < 1) return BC_BAD_ARGUMENT;
   const int64_t most = std::max({a->depth, a->values, a->keys, a->queries});
@@ -206,7 +155,7 @@ bc_status check(const bc_attention* a, const float* out, int threads) {
   if (a->keys > BC_MAX_REDUCTION || a->depth > BC_MAX_REDUCTION) return BC_OVERFLOW;
   if (out == nullptr || lacking(a->q) || lacking(a->k) || lacking(a->v)) return BC_BAD_ARGUMENT;
   for (const bc_operand_grid* grid : {&a->q_grid, &a->k_grid, &a->p_grid, &a->v_grid}) {
-    if (lacking(*grid) || !bits_ok(grid->bits)) return BC_BAD_ARGUMENT;
+    if (lacking(*grid)) return BC_BAD_ARGUMENT;
   }
   if (a->term_count > 0 && a->terms == nullptr) return BC_BAD_ARGUMENT;
   for (int64_t t = 0; t < a->term_count; ++t) {

@@ -83,6 +83,21 @@ void attend(const Strided& q, const Strided& k, const Strided& v, const std::vec
   call("attend", [&] { return bc_attend(&a, to, threads); });
 }
 
+void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid& b_grid,
+              std::pair<int, int> bits, const Out& out, int threads) {
+  if (a.ndim() != 3 || b.ndim() != 3) refuse("a and b must have 3 axes");
+  const std::vector<int64_t> sa = shape_of(a), sb = shape_of(b);
+  bc_product p{};
+  p.batch = sa[0], p.m = sa[1], p.k = sa[2], p.n = sb[1];
+  std::array<std::vector<int64_t>, 2> starts;
+  p.a = operand(a, "a", {p.batch, p.m, p.k}, starts[0]);
+  p.b = operand(b, "b", {p.batch, p.n, p.k}, starts[1]);
+  p.a_grid = grid_of(a_grid, "the grid of a", p.batch, bits.first);
+  p.b_grid = grid_of(b_grid, "the grid of b", p.batch, bits.second);
+  float* to = write<float>(out, "out", {p.batch, p.m, p.n});
+  call("multiply", [&] { return bc_multiply(&p, to, threads); });
+}
+
 void exp2(const In& x, const Out& out) {
   const float* reals = read_any<float>(x, "x", 1);
   float* to = write<float>(out, "out", shape_of(x));
@@ -98,6 +113,10 @@ void bind_attention(nb::module_& m) {
         "softmax(terms(q k^T)) v on codes: f32[B, M, K], [B, N, K], [B, N, V] of any strides to "
         "out f32[B, M, V]. grids and bits of q, k, the softmax and v: (scale, offset) f32[B] each. "
         "terms: (f32[..., M, N], whether to multiply), leading axes as many as B.");
+  m.def("multiply", &multiply, "a"_a, "b"_a, "a_grid"_a, "b_grid"_a, "bits"_a, "out"_a,
+        "threads"_a = 1,
+        "a b^T on codes: f32[B, M, K] and [B, N, K] of any strides to out f32[B, M, N]; grids "
+        "(scale, offset) f32[B] each.");
   m.def("exp2", &exp2, "x"_a, "out"_a, "2^x of f32[n] up to 0, by the polynomial of bits.h.");
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitcompress import native as native_switch
 from bitcompress.packed import ops
-from bitcompress.packed.attention import ProductGrids, Term, attend, attend_by_parts
+from bitcompress.packed.attention import ProductGrids, Term, attend, attend_by_parts, multiply
 from bitcompress.packed.softmax import exp2, lane_sum, softmax
 
 native: ModuleType | None = native_switch.kernels()
@@ -157,3 +157,34 @@ def test_lane_sums_add_in_the_order_they_say(n: int) -> None:
         half = len(lanes) // 2
         lanes = [low + high for low, high in zip(lanes[:half], lanes[half:], strict=True)]
     assert lane_sum(x).item() == lanes[0].item()
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, ProductGrids]:
+    windows, heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    m, k, n = draw(st.integers(1, 60)), draw(st.integers(1, 150)), draw(st.integers(1, 90))
+    torch.manual_seed(draw(st.integers(0, 9999)))
+    a = torch.randn(windows, heads, m, k)
+    b = torch.randn(windows, heads, k, n)
+    if draw(st.booleans()):
+        a = torch.randn(windows, k, heads, m).permute(0, 2, 3, 1)
+    if draw(st.booleans()):
+        b = torch.randn(windows, heads, n, k).mT
+    bits = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    return a, b, ProductGrids(grid(heads, -2, 2, bits[0]), grid(1, -1.7, 2, bits[1]), bits)
+
+
+@pytest.mark.skipif(native is None, reason="no native kernels")
+@quick
+@given(case=products(), threads=st.sampled_from([1, 3]))
+def test_a_product_run_straight_is_the_operator(
+    level: str, case: tuple[Tensor, Tensor, ProductGrids], threads: int
+) -> None:
+    a, b, grids = case
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = multiply(a, b, grids)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(got, ops.matmul(a, b, *grids.a, *grids.b, *grids.bits))

@@ -36,7 +36,23 @@ def attention(**changes: object) -> None:
     native.attend(**(arguments | changes))
 
 
+def product(**changes: object) -> None:
+    """multiply on one matrix of 4 x 3 by 3 x 5, with something changed."""
+    grid = zeros(1, dtype=f32), zeros(1, dtype=f32)
+    arguments: dict[str, object] = {
+        "a": zeros(1, 4, 3, dtype=f32), "b": zeros(1, 5, 3, dtype=f32), "a_grid": grid,
+        "b_grid": grid, "bits": (2, 2), "out": zeros(1, 4, 5, dtype=f32),
+    }  # fmt: skip
+    native.multiply(**(arguments | changes))
+
+
 BAD_VALUES = {
+    "multiply: another depth": lambda: product(b=zeros(1, 5, 4, dtype=f32)),
+    "multiply: another batch": lambda: product(b=zeros(2, 5, 3, dtype=f32)),
+    "multiply: bits": lambda: product(bits=(0, 2)),
+    "multiply: out": lambda: product(out=zeros(1, 5, 4, dtype=f32)),
+    "multiply: no terms": lambda: product(a=zeros(1, 4, 0, dtype=f32), b=zeros(1, 5, 0, dtype=f32)),
+    "multiply: two axes": lambda: product(a=zeros(4, 3, dtype=f32)),
     "attend: keys of another depth": lambda: attention(k=zeros(1, 5, 4, dtype=f32)),
     "attend: values of other keys": lambda: attention(v=zeros(1, 4, 2, dtype=f32)),
     "attend: two axes": lambda: attention(q=zeros(4, 3, dtype=f32)),

@@ -204,6 +204,18 @@ typedef struct bc_operand_grid {
   int bits;
 } bc_operand_grid;
 
+typedef struct bc_product {
+  int64_t batch, m, n, k;
+  bc_matrices a; /* [m][k] */
+  bc_matrices b; /* [n][k] */
+  bc_operand_grid a_grid, b_grid;
+} bc_product;
+
+/* out[b][m][n]: a and b are cut into codes as bc_encode does, their product is that of
+ * bc_gemm_reals. Scratch: a few bytes for every code of one of the batch, kept by the calling
+ * thread. */
+bc_status bc_multiply(const bc_product* product, float* out, int threads);
+
 typedef struct bc_attention {
   int64_t batch, queries, keys, depth, values;
   bc_matrices q; /* [queries][depth] */
@@ -257,6 +269,7 @@ static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
 static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 40, "they cross the C interface");
 static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
+static_assert(sizeof(bc_product) == 144, "bc_product crosses the C interface");
 static_assert(sizeof(bc_attention) == 248, "bc_attention crosses the C interface");
 #endif
 

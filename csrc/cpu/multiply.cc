@@ -1,0 +1,145 @@
+// Products of activations from reals to reals: both operands are cut, packed and multiplied in one
+// call, each of the batch by itself.
+#include <algorithm>
+#include <vector>
+
+#include "bitcompress/bits.h"
+#include "guard.h"
+#include "kernels.h"
+#include "operand.h"
+#include "panel.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace bc {
+namespace {
+
+class Multiply {
+ public:
+  Multiply(const Kernels& kernels, const bc_product& p, float* out)
+      : k_(kernels),
+        p_(p),
+        a_(p.a, p.m, p.k, p.a_grid),
+        b_(p.b, p.n, p.k, p.b_grid),
+        out_(out),
+        stride_(rounded(p.k, k_.step) * k_.code_bytes),
+        block_(std::clamp<int64_t>((int64_t{1} << 14) / p.n / 24 * 24, 24, 240)),
+        turned_(p.b.row == 1 && p.b.column != 1 && p.n > 1) {}
+
+  int64_t scratch_bytes() const {
+    const int64_t codes = Scratch::bytes<uint8_t>(p_.m * p_.k), n = p_.n;
+    return codes + Scratch::bytes<uint8_t>(p_.m * stride_ + kPad) +
+           2 * Scratch::bytes<uint8_t>(n * p_.k) + panel_bytes() +
+           Scratch::bytes<int32_t>(std::min(block_, p_.m) * n) + Scratch::bytes<int32_t>(p_.m) +
+           Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(std::max(p_.k, n)) +
+           4 * Scratch::bytes<double>(n);
+  }
+
+  struct Slot {
+    uint8_t *a, *a_rows, *b, *b_turned, *panel;
+    int32_t *sums, *row_sums, *column_sums;
+    float* reals;
+    double *product, *row, *constant, *bias;
+  };
+
+  Slot slot(Scratch& s) const {
+    const int64_t n = p_.n;
+    Slot t{};
+    t.a = s.part<uint8_t>(p_.m * p_.k);
+    t.a_rows = s.part<uint8_t>(p_.m * stride_ + kPad);
+    t.b = s.part<uint8_t>(n * p_.k);
+    t.b_turned = s.part<uint8_t>(n * p_.k);
+    t.panel = s.part<uint8_t>(panel_bytes());
+    t.sums = s.part<int32_t>(std::min(block_, p_.m) * n);
+    t.row_sums = s.part<int32_t>(p_.m);
+    t.column_sums = s.part<int32_t>(n);
+    t.reals = s.part<float>(std::max(p_.k, n));
+    for (double** part : {&t.product, &t.row, &t.constant, &t.bias}) *part = s.part<double>(n);
+    std::fill_n(t.bias, n, 0.0);
+    return t;
+  }
+
+  void run(int64_t batch, const Slot& t) const {
+    a_.cut(k_, batch, t.reals, t.a);
+    k_.load_rows(t.a, p_.m, p_.k, stride_, t.a_rows);
+    k_.sum_rows(t.a, p_.m, p_.k, t.row_sums);
+    const bool shifted = right(batch, t);
+    const Readout readout{t.product, t.row, t.constant, t.bias};
+    for (int64_t first = 0; first < p_.m; first += block_) {
+      const int64_t count = std::min(block_, p_.m - first);
+      const uint8_t* run = t.a_rows + first * stride_;
+      k_.product({&run, 1, p_.k, stride_, count, t.panel, p_.n, shifted, t.sums, p_.n});
+      k_.read_rows(readout, count, p_.n, t.sums, p_.n, t.row_sums + first, 1,
+                   out_ + (batch * p_.m + first) * p_.n, p_.n);
+    }
+  }
+
+ private:
+  int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 64; }
+
+  // Cuts and packs the right operand, and makes its reading; gives whether its codes are shifted.
+  bool right(int64_t batch, const Slot& t) const {
+    const int64_t n = p_.n;
+    if (turned_) {
+      const bc_matrices m{p_.b.data, p_.b.starts, p_.b.column, 1};
+      Codes(m, p_.k, n, p_.b_grid).cut(k_, batch, t.reals, t.b_turned);
+      for (int64_t c = 0; c < n; ++c) {
+        for (int64_t i = 0; i < p_.k; ++i) t.b[c * p_.k + i] = t.b_turned[i * n + c];
+      }
+    } else {
+      b_.cut(k_, batch, t.reals, t.b);
+    }
+    const bool shifted = k_.code_bytes == 1 && p_.b_grid.bits == 8;
+    k_.pack_panel(t.b, n, 1, p_.k, shifted, t.panel);
+    k_.sum_rows(t.b, n, p_.k, t.column_sums);
+    const Grid left = a_.grid(batch), grid = b_.grid(batch);
+    for (int64_t c = 0; c < n; ++c) {
+      t.product[c] = left.scale * grid.scale;
+      t.row[c] = left.scale * grid.offset;
+      t.constant[c] = Reading::constant_of(left, grid, t.column_sums[c], p_.k);
+    }
+    return shifted;
+  }
+
+  const Kernels& k_;
+  bc_product p_;
+  Codes a_, b_;
+  float* out_;
+  int64_t stride_, block_;
+  bool turned_;
+};
+
+bc_status check(const bc_product* p, const float* out, int threads) {
+  if (p == nullptr || threads < 1) return BC_BAD_ARGUMENT;
+  const int64_t left = volume({p->batch, p->m, p->k, 8}), right = volume({p->batch, p->n, p->k, 8});
+  const int64_t size = volume({p->batch, p->m, p->n, 8});
+  if (left < 0 || right < 0 || size < 0) return BC_BAD_SHAPE;
+  if (size == 0) return BC_OK;
+  if (p->k == 0) return BC_EMPTY;
+  if (p->k > BC_MAX_REDUCTION) return BC_OVERFLOW;
+  const bool lacks = out == nullptr || lacking(p->a) || lacking(p->b) || lacking(p->a_grid) ||
+                     lacking(p->b_grid);
+  return lacks ? BC_BAD_ARGUMENT : BC_OK;
+}
+
+}  // namespace
+}  // namespace bc
+
+extern "C" bc_status bc_multiply(const bc_product* product, float* out, int threads) {
+  const bc_status status = bc::check(product, out, threads);
+  if (status != BC_OK || product->batch * product->m * product->n == 0) return status;
+  return bc::guarded([&] {
+    const bc_product& p = *product;
+    const bc::Multiply work(bc::kernels(), p, out);
+    const double size = static_cast<double>(p.batch * p.m * p.n);
+    const int use = static_cast<int>(std::min<int64_t>(
+        p.batch, bc::worthwhile(threads, size * (0.5 + static_cast<double>(p.k) / 150))));
+    bc::Scratch scratch(work.scratch_bytes() * use);
+    std::vector<bc::Multiply::Slot> slots;
+    for (int i = 0; i < use; ++i) slots.push_back(work.slot(scratch));
+    bc::parallel_for(p.batch, use, [&](int64_t batch, int slot) {
+      work.run(batch, slots[static_cast<size_t>(slot)]);
+    });
+    return BC_OK;
+  });
+}

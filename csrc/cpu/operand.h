@@ -1,0 +1,67 @@
+// Operands of products of activations: matrices of any strides, cut into codes.
+#pragma once
+
+#include <cstdint>
+
+#include "bitcompress/bits.h"
+#include "guard.h"
+#include "kernels.h"
+#include "reading.h"
+
+namespace bc {
+
+inline int64_t rounded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+inline bool lacking(const bc_matrices& m) { return m.data == nullptr || m.starts == nullptr; }
+inline bool lacking(const bc_operand_grid& g) {
+  return g.scale == nullptr || g.offset == nullptr || !bits_ok(g.bits);
+}
+
+// A matrix of a batch, cut into codes.
+class Codes {
+ public:
+  Codes(const bc_matrices& m, int64_t rows, int64_t columns, const bc_operand_grid& grid)
+      : m_(m), rows_(rows), columns_(columns), grid_(grid) {}
+
+  Grid grid(int64_t b) const { return {grid_.scale[b], grid_.offset[b]}; }
+  float scale(int64_t b) const { return grid_.scale[b]; }
+  float offset(int64_t b) const { return grid_.offset[b]; }
+
+  // Dense codes [rows][columns]; `reals` has room for a row.
+  void cut(const Kernels& k, int64_t b, float* reals, uint8_t* out) const {
+    const float* from = m_.data + m_.starts[b];
+    const float s = scale(b), o = offset(b), top = top_code(grid_.bits);
+    if (m_.column == 1 && m_.row == columns_) {
+      k.encode_row(from, rows_ * columns_, s, o, top, out);
+      return;
+    }
+    for (int64_t r = 0; r < rows_; ++r, from += m_.row, out += columns_) {
+      if (m_.column == 1) {
+        k.encode_row(from, columns_, s, o, top, out);
+        continue;
+      }
+      for (int64_t c = 0; c < columns_; ++c) reals[c] = from[c * m_.column];
+      k.encode_row(reals, columns_, s, o, top, out);
+    }
+  }
+
+  // The same, turned: [columns][rows].
+  void cut_turned(const Kernels& k, int64_t b, float* reals, uint8_t* scratch, uint8_t* out) const {
+    if (m_.row == 1) {
+      const bc_matrices turned{m_.data, m_.starts, m_.column, 1};
+      Codes(turned, columns_, rows_, grid_).cut(k, b, reals, out);
+      return;
+    }
+    cut(k, b, reals, scratch);
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < columns_; ++c) out[c * rows_ + r] = scratch[r * columns_ + c];
+    }
+  }
+
+ private:
+  bc_matrices m_;
+  int64_t rows_, columns_;
+  bc_operand_grid grid_;
+};
+
+}  // namespace bc
