@@ -66,7 +66,7 @@ def _applied(plan: Plan, apply: Apply, bits: int) -> Plan:
 
 
 def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
-    """Keep the named roles wide, cheapest first, while their share of the work allows it."""
+    """Keep the roles wide in the order named, each cheapest first, while the share allows it."""
     total = sum(plan.site.macs for plan in plans)
     budget = recipe.protect.share * total
     stay_float = recipe.bits >= recipe.protect.float_from
@@ -76,14 +76,20 @@ def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
         for plan in plans
         if plan.quantized
         and set(recipe.protect.roles) & plan.site.roles
+        and not (stay_float and plan.site.op == "matmul")  # 8 bits lose products nothing
         and min(plan.weight_bits, plan.act_bits) < wide
     ]
+    roles = recipe.protect.roles
+
+    def rank(plan: Plan) -> int:
+        return next(i for i, role in enumerate(roles) if role in plan.site.roles)
+
     spent, chosen = 0.0, {}
-    for plan in sorted(candidates, key=lambda p: p.site.macs):
+    for plan in sorted(candidates, key=lambda p: (rank(p), p.site.macs)):
         if spent + plan.site.macs > budget:
             continue
         spent += plan.site.macs
-        role = next(r for r in recipe.protect.roles if r in plan.site.roles)
+        role = roles[rank(plan)]
         share = 100 * plan.site.macs / total if total else 0.0
         kept = "kept float" if stay_float else f"kept at {wide} bits"
         reason = f"{role}: {kept}, {share:.2f} % of the multiply-accumulates"

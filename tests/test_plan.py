@@ -121,6 +121,27 @@ def test_the_protected_share_is_respected(captured: Captured, share: float) -> N
     assert not wide or not left or max(p.site.macs for p in wide) <= min(left)
 
 
+def test_roles_are_protected_in_the_order_named(captured: Captured) -> None:
+    """The share goes to the first role first, however cheap the others are."""
+    cost = {p.site.name: p.site.macs for p in planned(captured).values()}
+    total = sum(cost.values())
+    for roles, kept in (
+        (["depthwise", "pointwise"], "depth"),
+        (["pointwise", "depthwise"], "point"),
+    ):
+        share = (cost[kept] + 0.5) / total
+        plans = planned(captured, protect={"share": share, "bits": 8, "roles": roles})
+        assert plans[kept].weight_bits == 8
+
+
+def test_products_are_not_float_beside_eight_bits(captured: Captured) -> None:
+    protect = {"share": 1.0, "bits": 8, "float_from": 8, "roles": ["qk", "av", "depthwise"]}
+    data = {"metadata": {"name": "mine"}, "bits": 8, "protect": protect, "rules": [{"apply": {}}]}
+    plans = {p.site.name: p for p in make_plans(captured, Recipe.parse(data))}
+    assert plans["depth"].keep == "float"
+    assert all(p.keep == "packed" for p in plans.values() if p.site.op == "matmul")
+
+
 def test_protection_never_narrows(captured: Captured) -> None:
     rule = {"match": {"name": "tail"}, "apply": {"weight_bits": 8, "act_bits": 8, "reason": "mine"}}
     plans = planned(captured, rule, protect={"share": 1.0, "bits": 6, "roles": ["tail"]})
