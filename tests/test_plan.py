@@ -116,9 +116,10 @@ def test_the_protected_share_is_respected(captured: Captured, share: float) -> N
         assert {p.site.name for p in wide} >= {"tail", "depth", "point"}
     if not share:
         assert not wide
-    # Cheapest first: what was left out would not have fitted.
+    # What was left out would not have fitted.
     left = [p.site.macs for p in plans.values() if p.site.roles & set(roles) and p not in wide]
-    assert not wide or not left or max(p.site.macs for p in wide) <= min(left)
+    room = share * total - sum(p.site.macs for p in wide)
+    assert all(macs > room for macs in left)
 
 
 def test_roles_are_protected_in_the_order_named(captured: Captured) -> None:
