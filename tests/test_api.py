@@ -378,3 +378,27 @@ def test_wide_layers_that_are_too_loud_go_back_to_float() -> None:
         net, bits=4, data=batches, overrides={**protect, "protect.float_share": 0.0}
     )
     assert all(r["weight_bits"] == 8 for r in off.report["layers"] if r["name"] == "depth")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weights_that_a_hook_rebuilds_are_saved_and_loaded(tmp_path: Path) -> None:
+    """The instance given to load has never run, and its rebuilt weight hangs on a graph."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 3, padding=1)
+            self.b = nn.utils.weight_norm(nn.Conv2d(8, 8, 3, padding=1))
+            self.c = nn.Conv2d(8, 8, 3, padding=1)
+            self.d = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.d(self.c(torch.relu(self.b(self.a(x)))))
+            return out
+
+    x = torch.rand(1, 3, 12, 12)
+    result = bitcompress.quantize(Normed(), bits=4, data=[x], overrides={"train.steps": 0})
+    assert {r["name"]: r["state"] for r in result.report["layers"]}["b"] == "float"
+    bitcompress.save(result, tmp_path / "out")
+    loaded = bitcompress.load(tmp_path / "out", model=Normed()).model
+    assert torch.equal(loaded(x), result.model(x))

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from bitcompress.artifact import checks
 from bitcompress.artifact.source import Source
 from bitcompress.errors import BitcompressError, LoadError, UsageError
+from bitcompress.graph.capture import plain_numbers
 from bitcompress.graph.decompose import decompose
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
@@ -138,7 +139,7 @@ def hollow_copy(model: nn.Module) -> nn.Module:
     """A deep copy of a user's model whose parameters are on the meta device."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; an nn.Module is needed")
-    memo: dict[int, Any] = {id(p): _dropped(p) for p in model.parameters()}
+    memo = {**plain_numbers(model), **{id(p): _dropped(p) for p in model.parameters()}}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

@@ -64,18 +64,10 @@ def as_inputs(example: Any) -> Inputs:
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, so that nothing done to it reaches the caller's model.
 
-    Tensors that a former run left in attributes are copied as plain numbers, without the graph of
-    gradients that torch refuses to copy.
     Raises: CaptureError if the model holds what cannot be copied.
     """
-    memo: dict[int, Any] = {
-        id(t): t.detach().clone()
-        for module in model.modules()
-        for t in _held_tensors(vars(module))
-        if not t.is_leaf
-    }
     try:
-        net = copy.deepcopy(model, memo)
+        net = copy.deepcopy(model, plain_numbers(model))
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
@@ -85,6 +77,19 @@ def private_copy(model: nn.Module) -> nn.Module:
         return net.eval()
     except NotImplementedError:
         return _of_fixed_mode(net)
+
+
+def plain_numbers(model: nn.Module) -> dict[int, Any]:
+    """A memo for deepcopy: tensors that a run left in attributes become plain numbers.
+
+    torch refuses to copy them with the graph of gradients that they hang on.
+    """
+    return {
+        id(t): t.detach().clone()
+        for module in model.modules()
+        for t in _held_tensors(vars(module))
+        if not t.is_leaf
+    }
 
 
 def _of_fixed_mode(net: nn.Module) -> nn.Module:
