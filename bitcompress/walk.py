@@ -98,6 +98,7 @@ def weigh(
         if isinstance(module, UniformQuantizer):
             low, width = torch.rand(2, *module.lower.shape, generator=random)
             module.set_bounds(Bounds(low, low + 1 + width))
+            module.shortest = 9999 if module.shares else 0
         elif recipe.calibration.equalize and isinstance(module, QuantLinear | QuantConv2d):
             channels = module.weight.shape[1]
             if isinstance(module, QuantConv2d):

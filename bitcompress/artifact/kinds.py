@@ -79,7 +79,7 @@ def _codes(s: Weighted, t: dict[str, Tensor]) -> PackedTensor:
 
 def _packed_matmul(s: Product, t: dict[str, Tensor]) -> nn.Module:
     left, right = ((t[f"{name}_scale"], t[f"{name}_offset"]) for name in "ab")
-    return PackedMatmul(left, right, s.bits, s.per_length)
+    return PackedMatmul(left, right, s.bits, s.per_length, s.shortest)
 
 
 def _simulated_linear(s: Weighted, t: dict[str, Tensor]) -> nn.Module:
@@ -93,7 +93,8 @@ def _simulated_conv2d(s: Weighted, t: dict[str, Tensor]) -> nn.Module:
 
 def _simulated_matmul(s: Product, t: dict[str, Tensor]) -> nn.Module:
     heads = (max(s.heads[0], 1), max(s.heads[1], 1))
-    return _with_state(QuantMatmul(*s.bits, heads, s.per_length), t)
+    layer = QuantMatmul(*s.bits, heads, s.per_length, shortest=s.shortest)
+    return _with_state(layer, t)
 
 
 def _parameters(t: dict[str, Tensor]) -> tuple[nn.Parameter, nn.Parameter | None]:

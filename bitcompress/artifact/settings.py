@@ -117,23 +117,28 @@ class Product:
     heads: tuple[int, int]
     """Grids of each operand: 0 is one grid as a scalar, n is one for each of n heads."""
     per_length: tuple[bool, bool]
+    shortest: tuple[int, int] = (0, 0)
+    """The least sum that calibration saw of an operand made of shares of one; 0 for others."""
 
     @classmethod
     def of(cls, layer: Any) -> Product:
         """The settings of a packed or simulated product."""
         if isinstance(layer, PackedMatmul):
-            return cls(layer.bits, (_heads(layer.a_scale), _heads(layer.b_scale)), layer.per_length)
+            sizes = (_heads(layer.a_scale), _heads(layer.b_scale))
+            return cls(layer.bits, sizes, layer.per_length, layer.shortest)
         assert isinstance(layer, QuantMatmul)
         pair = (layer.a_quantizer, layer.b_quantizer)
         bits, heads, lengths = (
             tuple(part(q) for q in pair)
             for part in (_quantizer_bits, _quantizer_groups, _quantizer_length)
         )
-        return cls(cast(Any, bits), cast(Any, heads), cast(Any, lengths))
+        shortest = (pair[0].shortest, pair[1].shortest)
+        return cls(cast(Any, bits), cast(Any, heads), cast(Any, lengths), shortest)
 
     def to_json(self) -> dict[str, Any]:
         """Their form in the index."""
-        return {"bits": self.bits, "heads": self.heads, "per_length": self.per_length}
+        spec = {"bits": self.bits, "heads": self.heads, "per_length": self.per_length}
+        return {**spec, "shortest": self.shortest} if any(self.shortest) else spec
 
     @classmethod
     def from_json(cls, spec: dict[str, Any], what: str, dimensions: int) -> Product:
@@ -143,7 +148,10 @@ class Product:
         )
         lengths = checks.items(checks.entry(spec, "per_length", what), what, 2)
         left, right = (checks.boolean(v, f"per_length of {what}") for v in lengths)
-        return cls(_bits(spec, what), (heads[0], heads[1]), (left, right))
+        least = checks.integers(
+            spec.get("shortest", [0, 0]), 2, 0, checks.MAX_SIZE, f"shortest of {what}"
+        )
+        return cls(_bits(spec, what), (heads[0], heads[1]), (left, right), (least[0], least[1]))
 
     @property
     def code_bytes(self) -> int:

@@ -135,6 +135,9 @@ def _counter(
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, QuantMatmul):
             length = int(args[0].shape[-1])
+            for quantizer in (module.a_quantizer, module.b_quantizer):
+                if quantizer.shares:
+                    quantizer.shortest = min(quantizer.shortest or length, length)
             seen = [
                 (q, x * length**0.5 if q.per_length else x)
                 for q, x in zip((module.a_quantizer, module.b_quantizer), args, strict=False)

@@ -125,8 +125,9 @@ def _quantized_call(net: nn.Module, plan: Plan) -> nn.Module:
     site = plan.site
     if site.op == "matmul":
         relative = site.producers[0] == "normalize", site.producers[1] == "normalize"
+        shares = site.producers[0] == "softmax", site.producers[1] == "softmax"
         heads = site.heads if plan.per_head else (1, 1)
-        return QuantMatmul(plan.act_bits, plan.act_bits, heads, relative)
+        return QuantMatmul(plan.act_bits, plan.act_bits, heads, relative, shares)
     weight = tensor_at(net, site.weight)
     bias = tensor_at(net, site.bias) if site.bias else None
     widths = Widths(plan.weight_bits, plan.act_bits, 0 if plan.per_channel else None)

@@ -14,6 +14,7 @@ from bitcompress.packed import ops
 from bitcompress.packed.attention import ProductGrids, Term, attend, multiply
 from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
 from bitcompress.packed.stored import PackedTensor, unpack
+from bitcompress.quant.length import length_factor
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -223,9 +224,10 @@ class PackedMatmul(nn.Module):
         b_grid: tuple[Tensor, Tensor],
         bits: tuple[int, int],
         per_length: tuple[bool, bool],
+        shortest: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
-        self.bits, self.per_length = bits, per_length
+        self.bits, self.per_length, self.shortest = bits, per_length, shortest
         for name, grid in (("a", a_grid), ("b", b_grid)):
             self.register_buffer(f"{name}_scale", grid[0].detach().clone())
             self.register_buffer(f"{name}_offset", grid[1].detach().clone())
@@ -240,12 +242,19 @@ class PackedMatmul(nn.Module):
 
     def grids(self, length: int) -> ProductGrids:
         """The grids of both operands for sums of this length."""
-        a_factor, b_factor = (length**-0.5 if relative else 1.0 for relative in self.per_length)
-        return ProductGrids(
-            (self.a_scale * a_factor, self.a_offset * a_factor),
-            (self.b_scale * b_factor, self.b_offset * b_factor),
-            self.bits,
+        stored = ((self.a_scale, self.a_offset), (self.b_scale, self.b_offset))
+        factors = (
+            length_factor(
+                length, grid, (1 << self.bits[i]) - 1,
+                per_length=self.per_length[i], shortest=self.shortest[i],
+            )
+            for i, grid in enumerate(stored)
+        )  # fmt: skip
+        left, right = (
+            (scale * factor, offset * factor)
+            for (scale, offset), factor in zip(stored, factors, strict=True)
         )
+        return ProductGrids(left, right, self.bits)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: nn.Module

@@ -214,12 +214,17 @@ class QuantMatmul(nn.Module):
         b_bits: int,
         heads: tuple[int, int] = (1, 1),
         per_length: tuple[bool, bool] = (False, False),
+        shares: tuple[bool, bool] = (False, False),
+        shortest: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.a_quantizer, self.b_quantizer = (
-            UniformQuantizer(QuantSpec(bits, -3 if n > 1 else None), n, per_length=relative)
-            for bits, n, relative in zip((a_bits, b_bits), heads, per_length, strict=True)
-        )
+            UniformQuantizer(
+                QuantSpec(bits, -3 if n > 1 else None), n,
+                per_length=per_length[i], shares=shares[i], shortest=shortest[i],
+            )
+            for i, (bits, n) in enumerate(zip((a_bits, b_bits), heads, strict=True))
+        )  # fmt: skip
 
     @property
     def defers(self) -> bool:
@@ -260,6 +265,7 @@ class QuantMatmul(nn.Module):
             (grids[1][0], grids[1][1]),
             (self.a_quantizer.spec.bits, self.b_quantizer.spec.bits),
             (self.a_quantizer.per_length, self.b_quantizer.per_length),
+            (self.a_quantizer.shortest, self.b_quantizer.shortest),
         )
 
 

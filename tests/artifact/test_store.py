@@ -359,7 +359,7 @@ def test_a_model_that_holds_what_no_file_can_is_refused(make: Any, tmp_path: Pat
     with pytest.raises(UsageError, match=r"0\.bias holds NaN or infinite"):
         made.save(tmp_path / "out")
     made = make("one-linear")
-    made.model.double()
+    made.model.net.double()
     with pytest.raises(UsageError, match="convert the model to float32"):
         made.save(tmp_path / "out")
     made = make("one-linear")

@@ -193,6 +193,20 @@ def test_packed_matmul_equals_the_product_on_grids(
         assert close(packed(a, b), made(a, b), 4.0)
 
 
+def test_products_of_shares_have_packed_twins_at_every_length(arithmetic: str) -> None:
+    made = QuantMatmul(4, 4, (3, 1), shares=(True, False), shortest=(20, 0))
+    bound(made.a_quantizer, torch.tensor([0.0, 0.2]))
+    bound(made.b_quantizer, torch.tensor([-2.0, 2.5]))
+    packed = made.pack()
+    assert packed.shortest == (20, 0)
+    for length in (2, 7, 19, 20, 50):
+        a, b = torch.randn(2, 3, 6, length).softmax(-1), torch.randn(2, 3, length, 5)
+        assert close(packed(a, b), made(a, b), 4.0)
+        made.exact = True
+        assert torch.equal(packed(a, b), made(a, b))
+        made.exact = False
+
+
 @pytest.mark.parametrize("shifted", [True, False])
 def test_packed_linear_with_equalised_channels_equals_the_layer(
     shifted: bool, arithmetic: str
