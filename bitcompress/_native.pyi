@@ -22,6 +22,7 @@ class Layer:
         bits: int,
         x_scale: _Array,
         x_offset: _Array,
+        w_bits: int,
         w_scale: _Array,
         w_offset: _Array,
         bias: _Array | None,

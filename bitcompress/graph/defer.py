@@ -137,7 +137,8 @@ class Fusions:
 class Deferrals:
     """The deferred tensors of one run."""
 
-    pending: weakref.WeakSet[Deferred] = field(default_factory=weakref.WeakSet)
+    pending: list[weakref.ref[Deferred]] = field(default_factory=list)
+    """Those that may still be waiting; empty where none is, which every function call asks."""
     fusions: Fusions = field(default_factory=Fusions)
 
     def refused(self, reader: str) -> None:
@@ -154,7 +155,7 @@ class Deferrals:
 
     def _put(self, shape: Sequence[int], work: Work) -> Deferred:
         made = Deferred(shape, work, self)
-        self.pending.add(made)
+        self.pending.append(weakref.ref(made))
         return made
 
     def attend(self, product: Any, weights: Deferred, v: Tensor) -> Tensor:
@@ -165,6 +166,7 @@ class Deferrals:
             y = product.attend(work.q, work.k, v, work.terms, work.product)
             if y is not None:
                 self.fusions.fused += 1
+                self.pending = [kept for kept in self.pending if _is_waiting(kept())]
                 return cast(Tensor, y)
         return cast(Tensor, product(weights.numbers("another product"), v))
 
@@ -179,9 +181,15 @@ class Deferrals:
 
     def flush(self, reader: str) -> None:
         """Compute all that waits: what it reads may be about to change."""
-        for waiting in list(self.pending):
-            waiting.numbers(reader)
-        self.pending.clear()
+        pending, self.pending = self.pending, []
+        for kept in pending:
+            waiting = kept()
+            if waiting is not None:
+                waiting.numbers(reader)
+
+
+def _is_waiting(x: Deferred | None) -> bool:
+    return x is not None and x.value is None
 
 
 def waits(product: Any, *operands: Tensor) -> bool:

@@ -145,11 +145,13 @@ class _Interceptor(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
         kind = KINDS.get(func)
-        if self.deferrals.pending and kind is None:
-            return self._beside_waiting(func, args, kwargs)
-        if kind is None or self.scopes.mode is not self or not self.scopes.stack:
+        kwargs = kwargs or {}
+        if kind is None:
+            if self.deferrals.pending:
+                return self._beside_waiting(func, args, kwargs)
+            return func(*args, **kwargs)
+        if self.scopes.mode is not self or not self.scopes.stack:
             return func(*args, **kwargs)
         frame = self.scopes.stack[-1]
         parts = self.model.calls.get(Call(frame.owner, kind, frame.ordinal(kind)))

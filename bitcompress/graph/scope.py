@@ -136,6 +136,16 @@ class Scopes(threading.local):
         return Scopes, ()
 
 
+QUIET = frozenset(
+    {
+        nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm, nn.Identity, nn.Dropout, nn.GELU, nn.ReLU,
+        nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.PixelShuffle,
+        nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample,
+    }
+)  # fmt: skip
+"""Layers of torch whose forward makes no call that rules know: nobody need know that they run."""
+
+
 def watched_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules whose runs can be followed: all but TorchScript, which takes no hooks."""
     for name, module in net.named_modules():
@@ -186,6 +196,8 @@ def track(net: nn.Module, scopes: Scopes, guard: Guard) -> None:
     Modules that are hooked already are left as they are.
     """
     for name, module in watched_modules(net):
+        if type(module) in QUIET:
+            continue
         hooks = module._forward_pre_hooks.values()
         if any(isinstance(hook, _Enter) and hook.scopes is scopes for hook in hooks):
             continue

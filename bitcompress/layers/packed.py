@@ -137,10 +137,11 @@ class PackedLinear(_PackedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """bitcompress::linear, or straight through the native layer."""
-        if x.shape[-1] == self.weight_shape[1]:
-            layer = native_layer(self, x, self._weights)
-            if layer is not None:
-                return run_linear(layer, x, self.weight_shape[0])
+        with torch._C.DisableTorchFunction():  # no function mode looks on at each attribute
+            if type(x) is Tensor and x.shape[-1] == self.weight_shape[1]:
+                layer = native_layer(self, x, self._weights)
+                if layer is not None:
+                    return run_linear(layer, x, self.weight_shape[0])
         y: Tensor = ops.linear(
             x, self.codes, self.weight_shape, self.weight_scale, self.weight_offset, self.bias,
             self.input_scale, self.input_offset, self.stretch, self.shift, self.weight_bits,
@@ -153,7 +154,7 @@ class PackedLinear(_PackedWeight):
         cut = ops.channel_grid(self.input_scale, self.input_offset, self.stretch, self.shift)
         return Weights(
             codes, self.weight_scale, self.weight_offset, self.bias, self.input_scale,
-            self.input_offset, *cut, self.input_bits,
+            self.input_offset, *cut, self.input_bits, self.weight_bits,
         )  # fmt: skip
 
 
@@ -180,13 +181,13 @@ class PackedConv2d(_PackedWeight):
         """bitcompress::conv2d, or straight through the native layer."""
         g, batched = self.geometry, x.dim() == 4
         x = pad_for(x if batched else x[None], g)
-        layer = None
-        if x.dim() == 4 and x.shape[1] == self.weight_shape[1] * g.groups:
-            layer = native_layer(self, x, self._weights)
-        if layer is not None:
-            size = ops.conv2d_size(x.shape, self.weight_shape, g.stride, g.padding, g.dilation)
-            y = run_conv2d(layer, x, self.weight_shape[0], size)
-            return g.crop(y if batched else y[0])
+        with torch._C.DisableTorchFunction():
+            fits = type(x) is Tensor and x.dim() == 4
+            if fits and x.shape[1] == self.weight_shape[1] * g.groups:
+                layer = native_layer(self, x, self._weights)
+                if layer is not None:
+                    y = run_conv2d(layer, x, self.weight_shape, g.stride, g.padding, g.dilation)
+                    return g.crop(y if batched else y[0])
         y = ops.conv2d(
             x, self.codes, self.weight_shape,
             self.weight_scale, self.weight_offset, self.bias, self.input_scale, self.input_offset,
@@ -201,7 +202,7 @@ class PackedConv2d(_PackedWeight):
         return Weights(
             unpack(self.codes, self.weight_bits, self.weight_shape), self.weight_scale,
             self.weight_offset, self.bias, self.input_scale, self.input_offset, *cut,
-            self.input_bits, g.stride, g.padding, g.dilation, g.groups,
+            self.input_bits, self.weight_bits, g.stride, g.padding, g.dilation, g.groups,
         )  # fmt: skip
 
 
@@ -251,8 +252,10 @@ class PackedMatmul(nn.Module):
             for i, grid in enumerate(stored)
         )  # fmt: skip
         left, right = (
-            (scale * factor, offset * factor)
-            for (scale, offset), factor in zip(stored, factors, strict=True)
+            grid
+            if isinstance(factor, float) and factor == 1
+            else (grid[0] * factor, grid[1] * factor)
+            for grid, factor in zip(stored, factors, strict=True)
         )
         return ProductGrids(left, right, self.bits)
 

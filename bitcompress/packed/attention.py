@@ -71,10 +71,8 @@ def attend(
     Returns: (..., M, V).
     """
     kernels = native.kernels() if all(map(native.takes, (q, k, v))) else None
-    longest = max(q.shape[-1], k.shape[-1])
-    if kernels is None or longest > ops.LONGEST_NATIVE or definition.accumulator(
-        *av.bits, longest
-    ) != torch.int32:  # fmt: skip
+    fits = definition.fits_int32
+    if kernels is None or not (fits(*qk.bits, q.shape[-1]) and fits(*av.bits, k.shape[-1])):
         return attend_by_parts(q, k, v, terms, _product(qk), _product(av))
     lead, (m, n) = q.shape[:-2], (q.shape[-2], k.shape[-1])
     out = torch.empty(*lead, m, v.shape[-1])
@@ -92,11 +90,11 @@ def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
 
     Shapes: a (..., M, K), b (..., K, N), leading sizes equal. Returns: (..., M, N).
     """
-    longest = a.shape[-1]
+    length = a.shape[-1]
     plain = native.takes(a) and native.takes(b) and not (watched(a) or watched(b))
     kernels = native.kernels() if plain else None
-    fits = longest <= ops.LONGEST_NATIVE and a.shape[:-2] == b.shape[:-2] and longest == b.shape[-2]
-    if kernels is None or not fits:
+    same = a.shape[:-2] == b.shape[:-2] and length == b.shape[-2]
+    if kernels is None or not same or not definition.fits_int32(*grids.bits, length):
         return _product(grids)(a, b)
     lead, m, n = a.shape[:-2], a.shape[-2], b.shape[-1]
     out = torch.empty(*lead, m, n)

@@ -31,6 +31,11 @@ def accumulator(left_bits: int, right_bits: int, length: int) -> torch.dtype:
     return torch.int32 if largest < 1 << 31 else torch.int64
 
 
+def fits_int32(left_bits: int, right_bits: int, length: int) -> bool:
+    """Whether kernels that add in int32 may take sums of `length` products."""
+    return accumulator(left_bits, right_bits, length) == torch.int32
+
+
 def code_products(a: Tensor, b: Tensor, a_bits: int, b_bits: int) -> Tensor:
     """Sums of products of codes over the last axis of both.
 

@@ -7,7 +7,7 @@ other devices and other types; here is what plain tensors on the CPU take instea
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress import native
-from bitcompress.packed import ops
+from bitcompress.packed import definition, ops
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Weights:
     cut_scale: Tensor
     cut_offset: Tensor
     bits: int
+    w_bits: int
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -91,12 +92,15 @@ def _make(kernels: Any, held: tuple[Tensor | None, ...], weights: Callable[[], W
     if not plain:
         return None
     w = weights()
-    if w.codes[0].numel() > ops.LONGEST_NATIVE or w.codes.numel() == 0:
+    if w.codes.numel() == 0 or not definition.fits_int32(w.bits, w.w_bits, w.codes[0].numel()):
         return None
     reals = (w.cut_scale, w.cut_offset, w.x_scale, w.x_offset, w.scale, w.offset)
-    cut_scale, cut_offset, *others = (t.detach().reshape(-1).contiguous() for t in reals)
+    cut_scale, cut_offset, x_scale, x_offset, scale, offset = (
+        t.detach().reshape(-1).contiguous() for t in reals
+    )
     return kernels.Layer(
-        w.codes.permute(0, 2, 3, 1).contiguous(), cut_scale, cut_offset, w.bits, *others, w.bias,
+        w.codes.permute(0, 2, 3, 1).contiguous(), cut_scale, cut_offset, w.bits,
+        x_scale, x_offset, w.w_bits, scale, offset, w.bias,
         w.stride, w.padding, w.dilation, w.groups,
     )  # fmt: skip
 
@@ -110,9 +114,18 @@ def run_linear(layer: Any, x: Tensor, features: int) -> Tensor:
     return out
 
 
-def run_conv2d(layer: Any, x: Tensor, filters: int, size: tuple[int, int]) -> Tensor:
-    """x (N, C, H, W) through a native layer, its order in memory kept. Returns: (N, O, *size)."""
-    x = x.detach()
+Pair = tuple[int, int]
+
+
+def run_conv2d(
+    layer: Any, x: Tensor, shape: Sequence[int], stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """x (N, C, H, W) through a native layer, its order in memory kept.
+
+    `shape` is that of the weight. Returns: (N, O, OH, OW).
+    """
+    x, filters = x.detach(), shape[0]
+    size = ops.conv2d_size(x.shape, shape, stride, padding, dilation)
     last, pixels = ops.memory_format_like(x) == torch.channels_last, x.permute(0, 2, 3, 1)
     out = x.new_empty((x.shape[0], *size, filters) if last else (x.shape[0], filters, *size))
     if _regular(pixels):

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "geometry.h"
 #include "guard.h"
 #include "kernels.h"
 #include "operand.h"
@@ -38,7 +39,7 @@ class Attention {
         keys_(a.k, a.keys, a.depth, a.k_grid),
         v_(a.v, a.keys, a.values, a.v_grid),
         out_(out),
-        block_(std::clamp<int64_t>((int64_t{1} << 13) / a.keys / 12 * 12, 12, 48)),
+        block_(std::clamp<int64_t>((int64_t{1} << 12) / a.keys / 12 * 12, 12, 48)),
         q_stride_(rounded(a.depth, k_.step) * k_.code_bytes),
         p_stride_(rounded(a.keys, k_.step) * k_.code_bytes),
         logits_stride_(rounded(a.keys, kLanes)) {}
@@ -60,7 +61,7 @@ class Attention {
     s.row_sums.resize(size(std::max(a_.queries, block_)));
     s.column_sums.resize(size(std::max(a_.keys, a_.values)));
     s.value_sums.resize(size(block_ * (a_.values + 1)));
-    s.logits.resize(size(logits_stride_));
+    s.logits.resize(size(block_ * logits_stride_));
     s.reals.resize(size(std::max({a_.depth, a_.values, a_.keys})));
     return s;
   }
@@ -98,7 +99,9 @@ class Attention {
     const uint8_t* run = s.q_rows.data() + first * q_stride_;
     k_.product({&run, 1, a_.depth, q_stride_, count, s.keys.data(), a_.keys, s.keys.shifted(),
                 s.sums.data(), a_.keys});
-    for (int64_t r = 0; r < count; ++r) softmax(b, first + r, r, s);
+    for (int64_t r = 0; r < count; ++r) read_logits(b, first + r, r, s);
+    k_.softmax_codes(s.logits.data(), count, a_.keys, logits_stride_, a_.p_grid.scale[b],
+                     a_.p_grid.offset[b], top_code(a_.p_grid.bits), s.p.data());
     const uint8_t* p = s.p.data();
     if (k_.code_bytes != 1 || a_.keys % k_.step != 0) {
       k_.load_rows(p, count, a_.keys, p_stride_, s.p_rows.data());
@@ -116,9 +119,10 @@ class Attention {
     }
   }
 
-  void softmax(int64_t b, int64_t query, int64_t r, Slot& s) const {
+  // The logits of one query with their terms, to row r.
+  void read_logits(int64_t b, int64_t query, int64_t r, Slot& s) const {
     const Grid q = q_.grid(b), k = keys_.grid(b);
-    float* logits = s.logits.data();
+    float* logits = s.logits.data() + r * logits_stride_;
     k_.logits_row(s.sums.data() + r * a_.keys, a_.keys, q.scale * k.scale,
                   s.row_sums[static_cast<size_t>(query)] * (q.scale * k.offset),
                   s.constants.data(), logits);
@@ -131,8 +135,6 @@ class Attention {
         k_.apply_each(logits, a_.keys, term, a_.terms[t].multiply != 0);
       }
     }
-    k_.softmax_codes(logits, a_.keys, a_.p_grid.scale[b], a_.p_grid.offset[b],
-                     top_code(a_.p_grid.bits), s.p.data() + r * a_.keys);
   }
 
   const Kernels& k_;
@@ -152,11 +154,13 @@ bc_status check(const bc_attention* a, const float* out, int threads) {
     return BC_BAD_SHAPE;
   if (a->batch * a->queries * a->values == 0) return BC_OK;
   if (a->keys == 0 || a->depth == 0) return BC_EMPTY;
-  if (a->keys > BC_MAX_REDUCTION || a->depth > BC_MAX_REDUCTION) return BC_OVERFLOW;
   if (out == nullptr || lacking(a->q) || lacking(a->k) || lacking(a->v)) return BC_BAD_ARGUMENT;
   for (const bc_operand_grid* grid : {&a->q_grid, &a->k_grid, &a->p_grid, &a->v_grid}) {
     if (lacking(*grid)) return BC_BAD_ARGUMENT;
   }
+  if (!fits_int32(a->q_grid.bits, a->k_grid.bits, a->depth) ||
+      !fits_int32(a->p_grid.bits, a->v_grid.bits, a->keys))
+    return BC_OVERFLOW;
   if (a->term_count > 0 && a->terms == nullptr) return BC_BAD_ARGUMENT;
   for (int64_t t = 0; t < a->term_count; ++t) {
     const bc_matrices& m = a->terms[t].matrices;

@@ -21,7 +21,14 @@ inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t pad,
 // Largest size of any one number in a geometry: no sum or product of two of them can overflow.
 constexpr int64_t kMostSize = int64_t{1} << 30;
 
-inline bc_status check_geometry(const bc_conv2d* c, int64_t* out_h, int64_t* out_w) {
+// Whether a sum of `length` products of codes fits into int32.
+inline bool fits_int32(int left_bits, int right_bits, int64_t length) {
+  const int64_t left = (1 << left_bits) - 1, right = (1 << right_bits) - 1;
+  return length <= INT32_MAX / (left * right);
+}
+
+// Sizes alone; how long the sums are is for the caller to judge.
+inline bc_status check_sizes(const bc_conv2d* c, int64_t* out_h, int64_t* out_w) {
   if (c == nullptr || out_h == nullptr || out_w == nullptr) return BC_BAD_ARGUMENT;
   for (const int64_t size :
        {c->images, c->height, c->width, c->channels, c->filters, c->pad_h, c->pad_w}) {
@@ -41,8 +48,14 @@ inline bc_status check_geometry(const bc_conv2d* c, int64_t* out_h, int64_t* out
     return BC_BAD_SHAPE;
   if (volume({c->height + 2 * c->pad_h, c->width + 2 * c->pad_w, c->channels, 8}) < 0)
     return BC_BAD_SHAPE;
-  if (volume({taps(*c), c->channels / c->groups}) > BC_MAX_REDUCTION) return BC_OVERFLOW;
   return BC_OK;
+}
+
+inline bc_status check_geometry(const bc_conv2d* c, int64_t* out_h, int64_t* out_w) {
+  const bc_status status = check_sizes(c, out_h, out_w);
+  if (status != BC_OK) return status;
+  const bool fits = volume({taps(*c), c->channels / c->groups}) <= BC_MAX_REDUCTION;
+  return fits ? BC_OK : BC_OVERFLOW;
 }
 
 inline int64_t input_size(const bc_conv2d& c) { return c.images * c.height * c.width * c.channels; }

@@ -93,8 +93,10 @@ struct Kernels {
   // x[i] = x[i] + term, or x[i] * term; one term for the row or one for each element.
   void (*apply_row)(float* x, int64_t n, float term, bool multiply);
   void (*apply_each)(float* x, int64_t n, const float* term, bool multiply);
-  // The codes of the softmax of a row. x is overwritten and has room for n rounded up to 16.
-  void (*softmax_codes)(float* x, int64_t n, float scale, float offset, float top, uint8_t* out);
+  // The codes [rows][n] of the softmax of each row. x is overwritten; its rows are `stride` apart and
+  // have room for n rounded up to 16.
+  void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
+                        float offset, float top, uint8_t* out);
   void (*exp2_row)(const float* x, int64_t n, float* out);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.

@@ -158,8 +158,13 @@ bc_status check(const bc_layer_spec* s) {
     if (size < 1 || size > (1 << 15)) return BC_BAD_SHAPE;
   }
   int64_t out_h = 0, out_w = 0;
-  const bc_status status = check_geometry(&c, &out_h, &out_w);
+  const bc_status status = check_sizes(&c, &out_h, &out_w);
   if (status != BC_OK) return status;
+  if (!bits_ok(s->w_bits)) return BC_BAD_ARGUMENT;
+  if (!fits_int32(s->x_bits, s->w_bits, taps(c) * group_channels(c))) return BC_OVERFLOW;
+  for (int64_t i = 0; i < weight_size(c); ++i) {
+    if (s->w[i] >> s->w_bits != 0) return BC_BAD_CODE;
+  }
   if (c.channels == 0 || c.filters == 0) return BC_EMPTY;
   if (s->cut_groups != 1 && s->cut_groups != c.channels) return BC_BAD_SHAPE;
   if (s->grids.w_groups != 1 && s->grids.w_groups != c.filters) return BC_BAD_SHAPE;
@@ -188,6 +193,14 @@ bc_status bc_layer_new(const bc_layer_spec* spec, bc_layer** layer) {
   });
 }
 
+bc_status bc_layer_size(const bc_layer* layer, int64_t height, int64_t width, int64_t* out_h,
+                        int64_t* out_w) {
+  if (layer == nullptr) return BC_BAD_ARGUMENT;
+  bc_conv2d c = layer->c;
+  c.images = 1, c.height = height, c.width = width;
+  return bc::check_sizes(&c, out_h, out_w);
+}
+
 void bc_layer_free(bc_layer* layer) { delete layer; }
 
 bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, int64_t width,
@@ -199,7 +212,7 @@ bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, in
   bc_conv2d c = layer->c;
   c.images = images, c.height = height, c.width = width;
   int64_t out_h = 0, out_w = 0;
-  const bc_status status = bc::check_geometry(&c, &out_h, &out_w);
+  const bc_status status = bc::check_sizes(&c, &out_h, &out_w);
   if (status != BC_OK) return status;
   if (x_order == BC_CHANNELS_LAST && (pitch < c.channels || pitch > bc::kMostSize ||
                                       bc::volume({images, height, width, pitch, 8}) < 0))

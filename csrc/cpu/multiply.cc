@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "geometry.h"
 #include "guard.h"
 #include "kernels.h"
 #include "operand.h"
@@ -116,10 +117,10 @@ bc_status check(const bc_product* p, const float* out, int threads) {
   if (left < 0 || right < 0 || size < 0) return BC_BAD_SHAPE;
   if (size == 0) return BC_OK;
   if (p->k == 0) return BC_EMPTY;
-  if (p->k > BC_MAX_REDUCTION) return BC_OVERFLOW;
   const bool lacks = out == nullptr || lacking(p->a) || lacking(p->b) || lacking(p->a_grid) ||
                      lacking(p->b_grid);
-  return lacks ? BC_BAD_ARGUMENT : BC_OK;
+  if (lacks) return BC_BAD_ARGUMENT;
+  return fits_int32(p->a_grid.bits, p->b_grid.bits, p->k) ? BC_OK : BC_OVERFLOW;
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ namespace {
 class Layer {
  public:
   Layer(const In& w, const In& cut_scale, const In& cut_offset, int bits, const In& x_scale,
-        const In& x_offset, const In& w_scale, const In& w_offset, const std::optional<In>& bias,
-        Pair stride, Pair padding, Pair dilation, int64_t groups)
+        const In& x_offset, int w_bits, const In& w_scale, const In& w_offset,
+        const std::optional<In>& bias, Pair stride, Pair padding, Pair dilation, int64_t groups)
       : layer_(nullptr, bc_layer_free) {
     bc_layer_spec spec{};
     spec.w = read_any<uint8_t>(w, "w", 4);
@@ -28,7 +28,7 @@ class Layer {
     spec.cut_groups = static_cast<int64_t>(cut_scale.shape(0));
     spec.cut_scale = read<float>(cut_scale, "the scale of the cut", {spec.cut_groups});
     spec.cut_offset = read<float>(cut_offset, "the offset of the cut", {spec.cut_groups});
-    spec.x_bits = bits;
+    spec.x_bits = bits, spec.w_bits = w_bits;
     spec.grids.a_scale = read<float>(x_scale, "the scale of x", {1});
     spec.grids.a_offset = read<float>(x_offset, "the offset of x", {1});
     check<float>(w_scale, "the scale of w", 1);
@@ -63,10 +63,8 @@ class Layer {
     if (pitch == conv_.channels) read<float>(x, "x", wanted);
     check_shape(x, "x", wanted);
     const float* from = static_cast<const float*>(x.data());
-    bc_conv2d conv = conv_;
-    conv.images = s[0], conv.height = height, conv.width = width;
     int64_t out_h = 0, out_w = 0;
-    const bc_status status = bc_conv2d_size(&conv, &out_h, &out_w);
+    const bc_status status = bc_layer_size(layer_.get(), height, width, &out_h, &out_w);
     if (status != BC_OK) refuse(std::string("conv2d: ") + bc_status_text(status));
     float* to = write<float>(out, "out", order({s[0], out_h, out_w, conv_.filters}, out_first));
     run(s[0], height, width, from, x_first ? BC_CHANNELS_FIRST : BC_CHANNELS_LAST, pitch, to,
@@ -115,9 +113,9 @@ void bind_layer(nb::module_& m) {
                     "A linear or convolution with its weights ready: codes w u8[O, KH, KW, C / "
                     "groups]; the grid of the cut f32[1] or f32[C], of x f32[1], of w f32[1] or "
                     "f32[O]; bias f32[O] or None. It belongs to the instruction set in use.")
-      .def(nb::init<const In&, const In&, const In&, int, const In&, const In&, const In&,
-                    const In&, const std::optional<In>&, Pair, Pair, Pair, int64_t>(),
-           "w"_a, "cut_scale"_a, "cut_offset"_a, "bits"_a, "x_scale"_a, "x_offset"_a, "w_scale"_a,
+      .def(nb::init<const In&, const In&, const In&, int, const In&, const In&, int,
+                    const In&, const In&, const std::optional<In>&, Pair, Pair, Pair, int64_t>(),
+           "w"_a, "cut_scale"_a, "cut_offset"_a, "bits"_a, "x_scale"_a, "x_offset"_a, "w_bits"_a, "w_scale"_a,
            "w_offset"_a, "bias"_a.none(), "stride"_a = one, "padding"_a = zero, "dilation"_a = one,
            "groups"_a = 1)
       .def_prop_ro("isa", &Layer::isa, "The instruction set that it belongs to.")

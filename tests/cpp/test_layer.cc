@@ -64,7 +64,7 @@ struct Problem {
   }
   bc_layer_spec spec() const {
     return {c, w.data(), cut_scale.data(), cut_offset.data(),
-            static_cast<int64_t>(cut_scale.size()), bits, grids()};
+            static_cast<int64_t>(cut_scale.size()), bits, bits, grids()};
   }
 };
 
@@ -178,7 +178,13 @@ void test_refusals() {
       {"cut groups", status([](S& s) { s.cut_groups = 3; }), BC_BAD_SHAPE},
       {"weight groups", status([](S& s) { s.grids.w_groups = 2; }), BC_BAD_SHAPE},
       {"no filters", status([](S& s) { s.conv.filters = 0; }), BC_EMPTY},
-      {"long", status([](S& s) { s.conv.channels = 2 * BC_MAX_REDUCTION; }), BC_OVERFLOW},
+      {"long", status([](S& s) { s.conv.channels = 1 << 29; }), BC_OVERFLOW},
+      {"long at 8 bits", status([](S& s) {
+         s.x_bits = s.w_bits = 8;
+         s.conv.channels = 2 * BC_MAX_REDUCTION;
+       }), BC_OVERFLOW},
+      {"weight bits", status([](S& s) { s.w_bits = 0; }), BC_BAD_ARGUMENT},
+      {"a code of more bits", status([](S& s) { s.w_bits = 1; }), BC_BAD_CODE},
   };
   for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);
   expect(layer == nullptr, "a refusal makes nothing");

@@ -174,3 +174,15 @@ def test_whoever_watches_sees_the_operator() -> None:
     assert straight.native_layer(module, x.double(), module._weights) is None
     assert module(x.half()).dtype == torch.float16
     assert module(torch.empty(0, 8)).shape == (0, 4)
+
+
+@needs_native
+def test_sums_may_be_as_long_as_their_widths_allow(level: str) -> None:
+    """At two bits a sum of 100 000 codes is far from int32; at eight it is not."""
+    x = torch.rand(2, 100_000) * 4 - 2
+    short = some_linear(100_000, 3, (2, 2), stretched=False)
+    assert straight.native_layer(short, x, short._weights) is not None
+    assert torch.equal(short(x), watched(short, x))
+    wide = some_linear(100_000, 3, (8, 8), stretched=False)
+    assert straight.native_layer(wide, x, wide._weights) is None
+    assert torch.equal(wide(x), watched(wide, x))

@@ -54,6 +54,15 @@ struct Avx2 {
   }
 };
 
+inline void store_codes(uint8_t* to, Reals sum) {
+  const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                       0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i bytes = _mm256_shuffle_epi8(_mm256_castps_si256(reinterpret_cast<__m256>(sum)), low);
+  const __m128i both =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
+}
+
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
                        int64_t out_stride) {
   for (int64_t c = 0; c < 16; ++c) {

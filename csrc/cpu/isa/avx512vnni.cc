@@ -55,6 +55,11 @@ struct Vnni {
   }
 };
 
+inline void store_codes(uint8_t* to, Reals sum) {
+  const __m512i words = _mm512_castps_si512(reinterpret_cast<__m512>(sum));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(words));
+}
+
 using Cut = Tiles<Vnni>;
 
 inline __mmask64 first_bytes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }

@@ -23,7 +23,6 @@ inline void cut_exactly(const float* __restrict x, int64_t n, const float* __res
 // near to a tie.
 inline bool cut_group(const float* x, int64_t n, const float* factor, const float* offset,
                       float tie, float top, uint8_t* out) {
-  float sums[kCutBlock];
   Reals most{};
   for (int64_t i = 0; i < n; i += kVector) {
     const Reals u = clamp_real((load(x + i) - load(offset + i)) * load(factor + i), all(top));
@@ -31,11 +30,8 @@ inline bool cut_group(const float* x, int64_t n, const float* factor, const floa
     const Reals apart = u - (sum - 8388608.0f);
     const Reals far = apart < -apart ? -apart : apart;
     most = far > most ? far : most;
-    store(sums + i, sum);
+    store_codes(out + i, sum);
   }
-  uint32_t words[kCutBlock];
-  memcpy(words, sums, static_cast<size_t>(n) * sizeof(float));
-  low_bytes(words, n, out);
   Reals lanes[kVectors] = {};
   lanes[0] = most;
   return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;

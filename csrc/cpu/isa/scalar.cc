@@ -7,6 +7,12 @@
 namespace bc {
 namespace {
 
+inline void store_codes(uint8_t* to, Reals sum) {
+  uint32_t words[kVector];
+  memcpy(words, &sum, sizeof words);
+  for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
+}
+
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
                        int64_t out_stride) {
   for (int64_t c = 0; c < 16; ++c) {

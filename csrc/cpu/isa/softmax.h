@@ -18,6 +18,9 @@ typedef float LooseReals __attribute__((vector_size(4 * kVector), aligned(4), ma
 // A copy by memcpy would go through the stack.
 inline void store(float* to, Reals x) { *reinterpret_cast<LooseReals*>(to) = x; }
 
+// The low byte of each element's bits: the code, in a code + 2^23. The including file has it.
+inline void store_codes(uint8_t* to, Reals sum);
+
 constexpr float kLog2E = 1.4426950408889634f;
 
 // 2^t for t up to 0; below 2^-126 it stays there. NaN stays NaN.
@@ -132,18 +135,12 @@ inline void cut_quotients(const float* __restrict e, int64_t n, float sum, float
     out[i] = nearest_code(clamp_real((e[i] / sum - offset) / scale, top));
 }
 
-// The low byte of each word.
-inline void low_bytes(const uint32_t* __restrict words, int64_t n, uint8_t* __restrict out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(words[i]);
-}
-
 constexpr int64_t kCutBlock = 256;
 
 // Up to kCutBlock codes by multiplication, whole groups of kLanes of them; gives whether one lies too
 // near to a tie to be sure of.
 inline bool cut_products(const float* e, int64_t n, float factor, float base, float tie, float top,
                          uint8_t* out) {
-  float sums[kCutBlock];  // the code stands in the low bits
   Reals most{};
   for (int64_t i = 0; i < n; i += kVector) {
     const Reals u = clamp_real(load(e + i) * all(factor) - all(base), all(top));
@@ -151,26 +148,44 @@ inline bool cut_products(const float* e, int64_t n, float factor, float base, fl
     const Reals apart = u - (sum - 8388608.0f);
     const Reals far = apart < -apart ? -apart : apart;
     most = far > most ? far : most;
-    store(sums + i, sum);
+    store_codes(out + i, sum);
   }
-  uint32_t words[kCutBlock];
-  memcpy(words, sums, static_cast<size_t>(n) * sizeof(float));
-  low_bytes(words, n, out);
   Reals lanes[kVectors] = {};
   lanes[0] = most;
   return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
 }
 
-inline void softmax_codes(float* __restrict x, int64_t n, float scale, float offset, float top,
-                          uint8_t* __restrict out) {
-  for (int64_t i = n; i % kLanes != 0; ++i) x[i] = x[0];
-  const float sum = exponentials(x, n, largest(x, n));
-  const float factor = 1.0f / (sum * scale), base = offset / scale, tie = near_tie(top, base);
-  for (int64_t i = 0; i < n; i += kCutBlock) {
-    const int64_t count = n - i < kCutBlock ? n - i : kCutBlock, whole = count / kLanes * kLanes;
-    if (cut_products(x + i, whole, factor, base, tie, top, out + i))
-      cut_quotients(x + i, whole, sum, scale, offset, top, out + i);
-    cut_quotients(x + i + whole, count - whole, sum, scale, offset, top, out + i + whole);
+constexpr int64_t kSoftmaxRows = 16;
+
+// See Kernels::softmax_codes. Each step goes through all rows before the next one begins, so that
+// the rows do not wait for each other's last additions.
+inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
+                          float offset, float top, uint8_t* out) {
+  float most[kSoftmaxRows], sums[kSoftmaxRows], factors[kSoftmaxRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = x + r * stride;
+    for (int64_t i = n; i % kLanes != 0; ++i) row[i] = row[0];
+    most[r] = largest(row, n);
+  }
+  for (int64_t r = 0; r < rows; ++r) sums[r] = exponentials(x + r * stride, n, most[r]);
+  for (int64_t r = 0; r < rows; ++r) factors[r] = 1.0f / (sums[r] * scale);
+  const float base = offset / scale, tie = near_tie(top, base);
+  for (int64_t r = 0; r < rows; ++r, x += stride, out += n) {
+    for (int64_t i = 0; i < n; i += kCutBlock) {
+      const int64_t count = n - i < kCutBlock ? n - i : kCutBlock, whole = count / kLanes * kLanes;
+      if (cut_products(x + i, whole, factors[r], base, tie, top, out + i))
+        cut_quotients(x + i, whole, sums[r], scale, offset, top, out + i);
+      if (whole < count)
+        cut_quotients(x + i + whole, count - whole, sums[r], scale, offset, top, out + i + whole);
+    }
+  }
+}
+
+inline void softmax_codes(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
+                          float offset, float top, uint8_t* out) {
+  for (int64_t r = 0; r < rows; r += kSoftmaxRows) {
+    softmax_block(x + r * stride, rows - r < kSoftmaxRows ? rows - r : kSoftmaxRows, n, stride,
+                  scale, offset, top, out + r * n);
   }
 }
 

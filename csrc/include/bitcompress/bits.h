@@ -38,7 +38,8 @@ typedef enum bc_status {
 /* One English sentence on a status; never null. */
 const char* bc_status_text(bc_status status);
 
-/* Longest exact reduction: 255 * 255 * BC_MAX_REDUCTION fits into int32. */
+/* Longest exact reduction where nothing is known of the codes: 255 * 255 * BC_MAX_REDUCTION fits into
+ * int32. Functions that are told the widths take sums as long as those allow. */
 #define BC_MAX_REDUCTION 33025
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
@@ -162,13 +163,16 @@ typedef struct bc_layer_spec {
   const uint8_t* w; /* codes [filters][kernel_h][kernel_w][channels / groups] */
   const float *cut_scale, *cut_offset; /* by which x is cut: [cut_groups], 1 or channels */
   int64_t cut_groups;
-  int x_bits;
+  int x_bits, w_bits; /* sums of so many bits must fit into int32 */
   bc_grids grids; /* by which codes are read as reals: batch 1, n the filters */
 } bc_layer_spec;
 
 /* Copies all that it needs. A layer belongs to the instruction set in use when it was made. */
 bc_status bc_layer_new(const bc_layer_spec* spec, bc_layer** layer);
 void bc_layer_free(bc_layer* layer);
+/* Checks the size of a picture and gives that of the output. */
+bc_status bc_layer_size(const bc_layer* layer, int64_t height, int64_t width, int64_t* out_h,
+                        int64_t* out_w);
 
 /* A picture in memory: dense, channels last [images][height][width][channels], or first. */
 typedef enum bc_order { BC_CHANNELS_LAST = 0, BC_CHANNELS_FIRST = 1 } bc_order;
