@@ -9,6 +9,12 @@
 
 #if defined(BITCOMPRESS_X86)
 #include <cpuid.h>
+
+#include "isa/amx.h"
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace bc {
@@ -52,23 +58,55 @@ bool has_avx512vnni() {
 }
 #endif
 
+#if defined(BITCOMPRESS_X86)
+// Linux gives the tile registers to a process that asks for them.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  const Registers seven = leaf(7);
+  const bool there = bit(seven.d, 24) && bit(seven.d, 25) && (saved_state() & 0x60000u) == 0x60000u;
+  static const bool allowed =
+      there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return has_avx512vnni() && allowed;
+#else
+  return false;
+#endif
+}
+
+// avx512vnni with products of its own. The table is put together here, where no instruction of the
+// level can be in the way of a CPU that lacks it.
+const Kernels& amx() {
+  static const Kernels table = [] {
+    Kernels k = kAvx512vnni;
+    k.name = "amx";
+    k.step = 64;
+    k.panel_bytes = amx_panel_bytes;
+    k.pack_panel = amx_pack_panel;
+    k.product = amx_product;
+    return k;
+  }();
+  return table;
+}
+#endif
+
 struct Level {
-  const Kernels* kernels;
+  const Kernels& (*kernels)();
   bool (*available)();
 };
 
 // From best to plainest.
 constexpr Level kLevels[] = {
 #if defined(BITCOMPRESS_X86)
-    {&kAvx512vnni, has_avx512vnni},
-    {&kAvx2, has_avx2},
+    {amx, has_amx},
+    {[]() -> const Kernels& { return kAvx512vnni; }, has_avx512vnni},
+    {[]() -> const Kernels& { return kAvx2; }, has_avx2},
 #endif
-    {&kScalar, always},
+    {[]() -> const Kernels& { return kScalar; }, always},
 };
 
 const Kernels* find(const char* name) {
   for (const Level& level : kLevels) {
-    if (std::strcmp(level.kernels->name, name) == 0 && level.available()) return level.kernels;
+    if (std::strcmp(level.kernels().name, name) == 0 && level.available()) return &level.kernels();
   }
   return nullptr;
 }
@@ -79,7 +117,7 @@ const Kernels* choose() {
     if (const Kernels* found = find(wish)) return found;
   }
   for (const Level& level : kLevels) {
-    if (level.available()) return level.kernels;
+    if (level.available()) return &level.kernels();
   }
   return &kScalar;
 }

@@ -181,7 +181,7 @@ void test_refusals() {
 
 int main() {
   test_refusals();
-  for (const char* level : {"scalar", "avx2", "avx512vnni"}) {
+  for (const char* level : {"scalar", "avx2", "avx512vnni", "amx"}) {
     if (bc_set_isa(level) != BC_OK) continue;
     test_powers();
     test_against_loop(1);

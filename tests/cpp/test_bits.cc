@@ -463,7 +463,7 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  const char* levels[] = {"scalar", "avx2", "avx512vnni"};
+  const char* levels[] = {"scalar", "avx2", "avx512vnni", "amx"};
   test_pack();
   test_words();
   test_refusals();

@@ -220,7 +220,7 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  for (const char* level : {"scalar", "avx2", "avx512vnni"}) {
+  for (const char* level : {"scalar", "avx2", "avx512vnni", "amx"}) {
     if (bc_set_isa(level) != BC_OK) continue;
     test_refusals();
     test_layers();
