@@ -68,16 +68,18 @@ class LineReader {
   // Doubles of scratch for each thread.
   int64_t constants() const { return static_cast<int64_t>(classes_.size()) * layer_.c.filters; }
 
-  // Sums [out_w][filters] and code sums [out_w][groups] of row oy to reals [out_w][filters].
-  void read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-            float* out) const;
-
- private:
   // Taps [first, last) of one axis that lie inside.
   struct Range {
     int64_t first, last;
     bool operator==(const Range& other) const { return first == other.first && last == other.last; }
   };
+
+  // Sums [out_w][filters] and code sums [out_w][groups] of row oy to reals [out_w][filters].
+  // `constants` are those of the taps in `rows`, and made anew where row oy has others.
+  void read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
+            Range& rows, float* out) const;
+
+ private:
   struct Class {
     Range taps;
     int64_t first, last;  // places

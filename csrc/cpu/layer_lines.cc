@@ -39,6 +39,7 @@ class Lines {
                   Scratch::bytes<int32_t>(p_.out_w * c_.filters) +
                   Scratch::bytes<int32_t>(p_.out_w * c_.groups) +
                   Scratch::bytes<double>(reader_.constants()) +
+                  Scratch::bytes<LineReader::Range>(1) +
                   Scratch::bytes<void*>(2 * segments_ + 2 * taps(c_));
     if (needs_copy()) all += Scratch::bytes<float>(c_.width * c_.channels);
     if (p_.out_order == BC_CHANNELS_FIRST) all += Scratch::bytes<float>(p_.out_w * c_.filters);
@@ -66,6 +67,7 @@ class Lines {
     int32_t *sums, *code_sums, *pixel_sums;
     float *turned, *reals;
     double* constants;
+    LineReader::Range* rows;  // whose constants they are
     const void** pointers;
   };
 
@@ -84,6 +86,8 @@ class Lines {
     s.sums = scratch.part<int32_t>(p_.out_w * c_.filters);
     s.code_sums = scratch.part<int32_t>(p_.out_w * c_.groups);
     s.constants = scratch.part<double>(reader_.constants());
+    s.rows = scratch.part<LineReader::Range>(1);
+    *s.rows = {-1, -1};
     s.pointers = scratch.part<const void*>(2 * segments_ + 2 * taps(c_));
     if (needs_copy()) s.turned = scratch.part<float>(c_.width * c_.channels);
     if (p_.out_order == BC_CHANNELS_FIRST) s.reals = scratch.part<float>(p_.out_w * c_.filters);
@@ -140,7 +144,7 @@ class Lines {
     const int64_t size = p_.out_w * c_.filters, plane = p_.out_h * p_.out_w;
     float* out = p_.out + (image * p_.out_h + oy) * size;
     const bool turned = p_.out_order == BC_CHANNELS_FIRST;
-    reader_.read(oy, s.sums, s.code_sums, s.constants, turned ? s.reals : out);
+    reader_.read(oy, s.sums, s.code_sums, s.constants, *s.rows, turned ? s.reals : out);
     if (turned) {
       k_.turn(s.reals, p_.out_w, c_.filters, c_.filters,
               p_.out + image * c_.filters * plane + oy * p_.out_w, plane);

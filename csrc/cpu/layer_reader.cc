@@ -38,15 +38,24 @@ void LineReader::set_constants(const Range& rows, const Range& columns, double* 
 }
 
 void LineReader::read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-                      float* out) const {
+                      Range& rows, float* out) const {
   const bc_conv2d& c = layer_.c;
-  const Range rows = inside(oy, height_, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h);
+  const Range here = inside(oy, height_, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h);
   const Range all_h{0, c.kernel_h}, all_w{0, c.kernel_w};
   const int64_t each = group_filters(c);
+  if (!(here == rows)) {
+    double* at = constants;
+    for (const Class& place : classes_) {
+      if (!(here == all_h && place.taps == all_w)) set_constants(here, place.taps, at);
+      at += c.filters;
+    }
+    rows = here;
+  }
+  const double* of_class = constants;
   for (const Class& place : classes_) {
-    const bool whole = rows == all_h && place.taps == all_w;
-    if (!whole) set_constants(rows, place.taps, constants);
-    const double* constant = whole ? layer_.reading.constant.data() : constants;
+    const bool whole = here == all_h && place.taps == all_w;
+    const double* constant = whole ? layer_.reading.constant.data() : of_class;
+    of_class += c.filters;
     const Reading& r = layer_.reading;
     const int64_t first = place.first, count = place.last - first;
     if (each == 1) {

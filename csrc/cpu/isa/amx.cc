@@ -30,21 +30,21 @@ int64_t vectors_of(int64_t columns) {
   return all < kBlock / kColumns ? all : kBlock / kColumns;
 }
 
-// Where one tile of sums goes: straight out, or by a copy where it has fewer columns.
-struct Target {
-  int32_t* out;
-  int64_t stride, columns;
-  alignas(64) int32_t copy[kColumns * kColumns];
-
-  bool whole() const { return columns >= kColumns; }
-  void* at() { return whole() ? static_cast<void*>(out) : copy; }
-  int64_t pitch() const { return whole() ? stride * 4 : kColumns * 4; }
-  void finish() const {
-    if (whole()) return;
-    for (int64_t r = 0; r < kColumns; ++r)
-      memcpy(out + r * stride, copy + r * kColumns, static_cast<size_t>(columns) * sizeof(int32_t));
-  }
+// Where a tile of sums goes first: straight to its place, or into `copy` where it has fewer columns.
+struct Way {
+  int32_t* to;
+  int64_t pitch;  // bytes
 };
+
+Way way(int32_t* out, int64_t stride, int64_t columns, int32_t* copy) {
+  return columns >= kColumns ? Way{out, stride * 4} : Way{copy, kColumns * 4};
+}
+
+void finish(const Way& way, int32_t* out, int64_t stride, int64_t columns) {
+  if (way.to == out) return;
+  for (int64_t r = 0; r < kColumns; ++r)
+    memcpy(out + r * stride, way.to + r * kColumns, static_cast<size_t>(columns) * sizeof(int32_t));
+}
 
 // Rows [row, row + 16 kRows) times vectors [v, v + kVecs) of one block.
 template <int kRows, int kVecs>
@@ -73,27 +73,26 @@ void tiles(const Product& p, int64_t row, const uint8_t* block, int64_t vectors,
       }
     }
   }
-  const auto target = [&](int r, int c) {
-    const int64_t first = column + c * kColumns;
-    return Target{p.out + (row + 16 * r) * p.out_stride + first, p.out_stride, p.columns - first, {}};
-  };
-  Target to = target(0, 0);
-  _tile_stored(0, to.at(), to.pitch());
-  to.finish();
-  if (kVecs > 1) {
-    to = target(0, 1);
-    _tile_stored(1, to.at(), to.pitch());
-    to.finish();
-  }
+  int32_t* out = p.out + row * p.out_stride + column;
+  int32_t* below = out + 16 * p.out_stride;
+  const int64_t columns = p.columns - column, stride = p.out_stride;
+  alignas(64) int32_t copy[kColumns * kColumns];
+  Way at = way(out, stride, columns, copy);
+  _tile_stored(0, at.to, at.pitch);
+  finish(at, out, stride, columns);
   if (kRows > 1) {
-    to = target(1, 0);
-    _tile_stored(2, to.at(), to.pitch());
-    to.finish();
+    at = way(below, stride, columns, copy);
+    _tile_stored(2, at.to, at.pitch);
+    finish(at, below, stride, columns);
   }
-  if (kRows > 1 && kVecs > 1) {
-    to = target(1, 1);
-    _tile_stored(3, to.at(), to.pitch());
-    to.finish();
+  if (kVecs == 1) return;
+  at = way(out + kColumns, stride, columns - kColumns, copy);
+  _tile_stored(1, at.to, at.pitch);
+  finish(at, out + kColumns, stride, columns - kColumns);
+  if (kRows > 1) {
+    at = way(below + kColumns, stride, columns - kColumns, copy);
+    _tile_stored(3, at.to, at.pitch);
+    finish(at, below + kColumns, stride, columns - kColumns);
   }
 }
 
