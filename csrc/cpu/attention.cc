@@ -181,7 +181,7 @@ bc_status bc_attend(const bc_attention* attention, float* out, int threads) {
   const bc_attention& a = *attention;
   if (a.batch * a.queries * a.values == 0) return BC_OK;
   return bc::guarded([&] {
-    const bc::Attention work(bc::kernels(), a, out);
+    const bc::Attention work(bc::kernels_for(a.depth), a, out);
     const int use = bc::worthwhile(
         threads, 0.6 * static_cast<double>(a.batch) * static_cast<double>(a.queries * a.keys));
     std::vector<bc::Slot> slots;

@@ -83,6 +83,7 @@ const Kernels& amx() {
     k.panel_bytes = amx_panel_bytes;
     k.pack_panel = amx_pack_panel;
     k.product = amx_product;
+    k.for_short_sums = &kAvx512vnni;
     return k;
   }();
   return table;

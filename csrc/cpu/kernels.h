@@ -117,9 +117,20 @@ struct Kernels {
   void (*depthwise_row)(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
                         const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
                         int32_t* code_sums);
+
+  // The level that is faster where sums are short; null where this one is.
+  const Kernels* for_short_sums = nullptr;
 };
 
 const Kernels& kernels();  // the level in use
+
+constexpr int64_t kShortSum = 128;
+
+// The level for sums of so many codes.
+inline const Kernels& kernels_for(int64_t length) {
+  const Kernels& k = kernels();
+  return k.for_short_sums != nullptr && length < kShortSum ? *k.for_short_sums : k;
+}
 
 extern const Kernels kScalar;
 #if defined(BITCOMPRESS_X86)

@@ -188,7 +188,8 @@ bc_status bc_layer_new(const bc_layer_spec* spec, bc_layer** layer) {
   const bc_status status = bc::check(spec);
   if (status != BC_OK) return status;
   return bc::guarded([&] {
-    *layer = new bc_layer(bc::kernels(), *spec);
+    const int64_t length = bc::taps(spec->conv) * bc::group_channels(spec->conv);
+    *layer = new bc_layer(bc::kernels_for(length), *spec);
     return BC_OK;
   });
 }
@@ -208,7 +209,7 @@ bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, in
                        bc_order out_order, int threads) {
   if (layer == nullptr || threads < 1 || !bc::known(x_order) || !bc::known(out_order))
     return BC_BAD_ARGUMENT;
-  if (&layer->k != &bc::kernels()) return BC_UNAVAILABLE;
+  if (&layer->level != &bc::kernels()) return BC_UNAVAILABLE;
   bc_conv2d c = layer->c;
   c.images = images, c.height = height, c.width = width;
   int64_t out_h = 0, out_w = 0;

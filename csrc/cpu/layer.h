@@ -16,6 +16,8 @@
 struct bc_layer {
   bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec);
 
+  const bc::Kernels& level = bc::kernels();  // that in use when it was made
+
   bool depthwise() const {
     return c.groups > 1 && c.groups == c.channels && c.filters == c.channels;
   }

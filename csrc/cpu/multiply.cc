@@ -131,7 +131,7 @@ extern "C" bc_status bc_multiply(const bc_product* product, float* out, int thre
   if (status != BC_OK || product->batch * product->m * product->n == 0) return status;
   return bc::guarded([&] {
     const bc_product& p = *product;
-    const bc::Multiply work(bc::kernels(), p, out);
+    const bc::Multiply work(bc::kernels_for(p.k), p, out);
     const double size = static_cast<double>(p.batch * p.m * p.n);
     const int use = static_cast<int>(std::min<int64_t>(
         p.batch, bc::worthwhile(threads, size * (0.5 + static_cast<double>(p.k) / 150))));
