@@ -39,6 +39,7 @@ ORDER = [
     "artifact",
     "walk",
     "api",
+    "bench",
     "progress",
     "doctor",
     "cli",

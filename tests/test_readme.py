@@ -27,8 +27,12 @@ SHOWN = [
     if line.startswith("    bitcompress ")
 ]
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md")))]
-# Training that is shown with its real length is cut short here.
-FEW = ["--set", "train.steps=2", "--set", "train.batch=1", "--set", "calibration.patches=2"]
+# Training and benches that are shown with their real length are cut short here.
+FEW = {
+    "quantize": ["--set", "train.steps=2", "--set", "train.batch=1",
+                 "--set", "calibration.patches=2"],
+    "bench": ["--repeats", "1", "--only", "encode"],
+}  # fmt: skip
 
 
 def group_of(command: click.Command) -> Mapping[str, click.Command]:
@@ -74,8 +78,7 @@ def test_the_commands_run_in_the_order_shown(
     (tmp_path / "DIR").mkdir()
     write_image(tmp_path / "DIR" / "a.png", noise)
     for words in SHOWN:
-        extra = FEW if words[0] == "quantize" else []
-        done = CliRunner().invoke(main, [*words, *extra])
+        done = CliRunner().invoke(main, [*words, *FEW.get(words[0], [])])
         assert done.exit_code == 0, (words, done.output)
         assert done.stdout.strip(), words
     assert read_image(tmp_path / "big.png").shape == (72, 80, 3)

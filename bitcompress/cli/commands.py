@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bitcompress.cli import options as given
+from bitcompress.cli.bench import bench
 from bitcompress.cli.group import Commands
 from bitcompress.errors import Unavailable, UsageError
 
@@ -173,6 +174,9 @@ def analyze(model: Path, **options: Any) -> None:
     )
     progress = given.progress(options.pop("quiet"), options.pop("no_progress"))
     run_analyze(net, source, _passed(example, source), progress=progress, **options)
+
+
+main.add_command(bench)
 
 
 @main.group()

@@ -66,13 +66,18 @@ def _set_threads(ctx: click.Context, option: click.Parameter, value: int | None)
         torch.set_num_threads(value)
 
 
-common_options = _all(
-    click.option("--threads", type=click.IntRange(1), expose_value=False, callback=_set_threads,
-                 help="Threads of torch and of the packed operators."),
+progress_options = _all(
     click.option("--no-progress", is_flag=True, help="No progress on stderr."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr."),
     click.option("-v", "--verbose", is_flag=True, expose_value=False,
                  help="Show where an error came from."),
+)  # fmt: skip
+"""How much is said on stderr."""
+
+common_options = _all(
+    click.option("--threads", type=click.IntRange(1), expose_value=False, callback=_set_threads,
+                 help="Threads of torch and of the packed operators."),
+    progress_options,
 )  # fmt: skip
 """What every command that takes a while has."""
 

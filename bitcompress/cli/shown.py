@@ -105,6 +105,33 @@ def speed(figures: Mapping[str, Any]) -> None:
     )
 
 
+def timed_kernels(fastest: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The fastest level of each case beside the others, and what could not be timed."""
+    columns = {"torch_fp32": "torch fp32", "ort_fp32": "ORT fp32", "ort_int8": "ORT int8",
+               "torch_bf16": "torch bf16"}  # fmt: skip
+    if fastest:
+        table(
+            "times faster than ..., at the fastest level of each case",
+            ["case", "level", "us", *columns.values(), "of peak"],
+            [
+                [
+                    f"{row['op']} W{row['weight_bits']}A{row['act_bits']} {row['shape']}",
+                    row["level"], f"{row['us']:,.0f}",
+                    *(_ratio(row["ratio"][column]) for column in columns),
+                    f"{100 * row['peak_fraction']:.0f} %",
+                ]
+                for row in fastest
+            ],
+        )  # fmt: skip
+    lacking = {row["op"]: row["absent"]["us"] for row in rows if row["us"] is None}
+    for name, reason in lacking.items():
+        click.echo(f"not timed: {name}: {reason}")
+
+
+def _ratio(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}x"
+
+
 def ladder(rungs: Sequence[Mapping[str, Any]]) -> None:
     """How far each way of capture sees a model, and why no further."""
     table(

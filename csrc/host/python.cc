@@ -330,4 +330,5 @@ NB_MODULE(_native, m) {
         "KW, words].");
   host::bind_attention(m);
   host::bind_layer(m);
+  host::bind_peak(m);
 }

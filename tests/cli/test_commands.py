@@ -21,11 +21,14 @@ from bitcompress.recipe import names
 
 Cli = Callable[..., Result]
 GOLDEN = Path(__file__).parents[1] / "golden" / "help.txt"
-COMMANDS = ("quantize", "inspect", "run", "measure", "analyze", "recipe", "doctor", "binarize")
+COMMANDS = (
+    "quantize", "inspect", "run", "measure", "analyze", "bench", "recipe", "doctor", "binarize",
+)  # fmt: skip
 SUB_COMMANDS = [
     [],
     *([c] for c in COMMANDS),
     *(["recipe", c] for c in ("list", "show", "validate")),
+    ["bench", "kernels"],
 ]
 
 

@@ -1,0 +1,137 @@
+"""What the others take for the same work: torch in float32 and bfloat16, ONNX Runtime in both.
+
+A family gives for each column of the report one or more ways to do the work, of which the fastest
+counts, or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bitcompress.bench import graphs
+
+COLUMNS = ("torch_fp32", "ort_fp32", "ort_int8", "torch_bf16")
+Run = Callable[[], Any]
+Ways = dict[str, dict[str, Run] | str]
+"""For each column its ways by name, or why there are none."""
+
+
+def _codes(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _signed(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).integers(-127, 128, shape, dtype=np.int8)
+
+
+@dataclass(frozen=True)
+class _Ort:
+    """Builds the two columns of ONNX Runtime, or says why they are empty."""
+
+    threads: int
+
+    def way(self, make: Callable[[], bytes], inputs: dict[str, Any]) -> dict[str, Run] | str:
+        """One graph with its inputs."""
+        if reason := graphs.missing():
+            return reason
+        try:
+            return {"ort": graphs.runner(graphs.session(make(), self.threads), inputs)}
+        except Exception as error:  # whatever a foreign library thinks of the graph
+            return f"ONNX Runtime refused the graph: {str(error).splitlines()[0][:200]}"
+
+
+def conv2d(x: Tensor, w: Tensor, bias: Tensor, groups: int, threads: int) -> Ways:
+    """A convolution that keeps the size; x (1, C, H, W) float, w (O, C/groups, K, K)."""
+    padding, ort = w.shape[-1] // 2, _Ort(threads)
+    last = torch.channels_last
+    x, w = x.contiguous(memory_format=last), w.contiguous(memory_format=last)
+    x_half, w_half, bias_half = (t.bfloat16() for t in (x, w, bias))
+    plain = [t.contiguous().numpy() for t in (x, w, bias)]
+    codes, weights = _codes(1, *x.shape[2:], x.shape[1]), _signed(*w.shape)
+    return {
+        "torch_fp32": {"torch": lambda: F.conv2d(x, w, bias, 1, padding, 1, groups)},
+        "torch_bf16": {"torch": lambda: F.conv2d(x_half, w_half, bias_half, 1, padding, 1, groups)},
+        "ort_fp32": ort.way(
+            lambda: graphs.conv(plain[0], plain[1], plain[2], padding, groups), {"x": plain[0]}
+        ),
+        "ort_int8": ort.way(
+            lambda: graphs.qlinear_conv(codes, weights, padding, groups), {"x": codes}
+        ),
+    }
+
+
+def linear(x: Tensor, w: Tensor, bias: Tensor, threads: int) -> Ways:
+    """x (M, K) float times w (N, K)."""
+    ort, half = _Ort(threads), [t.bfloat16() for t in (x, w, bias)]
+    codes, weights = _codes(*x.shape), _signed(w.shape[1], w.shape[0])
+    turned = np.ascontiguousarray(w.numpy().T)
+    return {
+        "torch_fp32": {"torch": lambda: F.linear(x, w, bias)},
+        "torch_bf16": {"torch": lambda: F.linear(*half)},
+        "ort_fp32": ort.way(
+            lambda: graphs.linear(x.numpy(), turned, bias.numpy()), {"x": x.numpy()}
+        ),
+        "ort_int8": ort.way(lambda: graphs.qlinear_matmul(codes, weights), {"x": codes}),
+    }
+
+
+def product(a: Tensor, b: Tensor, threads: int) -> Ways:
+    """a (B, M, K) times b (B, K, N), float."""
+    ort, half = _Ort(threads), [t.bfloat16() for t in (a, b)]
+    left, right = _codes(*a.shape), _codes(*b.shape)
+    return {
+        "torch_fp32": {"torch": lambda: torch.bmm(a, b)},
+        "torch_bf16": {"torch": lambda: torch.bmm(*half)},
+        "ort_fp32": ort.way(
+            lambda: graphs.product(a.numpy(), b.numpy()), {"a": a.numpy(), "b": b.numpy()}
+        ),
+        "ort_int8": ort.way(lambda: graphs.qlinear_product(left, right), {"a": left, "b": right}),
+    }
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, threads: int) -> Ways:
+    """softmax(q k + bias) v; q, v (B, M, D), k (B, D, M), bias (M, M), float."""
+    ort = _Ort(threads)
+    turned = k.transpose(-2, -1).contiguous()
+    halves = [t.bfloat16() for t in (q, k, v, bias)]
+    turned_half = turned.bfloat16()
+
+    def eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return (q @ k + bias).softmax(-1) @ v
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], bias, scale=1.0)
+
+    reals = {"q": q.numpy(), "k": k.numpy(), "v": v.numpy()}
+    codes = {name: _codes(*array.shape) for name, array in reals.items()}
+    return {
+        "torch_fp32": {
+            "eager": lambda: eager(q, k, v, bias),
+            "sdpa": lambda: fused(q, turned, v, bias),
+        },
+        "torch_bf16": {
+            "eager": lambda: eager(halves[0], halves[1], halves[2], halves[3]),
+            "sdpa": lambda: fused(halves[0], turned_half, halves[2], halves[3]),
+        },
+        "ort_fp32": ort.way(lambda: graphs.attention(**reals, bias=bias.numpy()), reals),
+        "ort_int8": ort.way(lambda: graphs.qlinear_attention(**codes, bias=bias.numpy()), codes),
+    }
+
+
+def cut(x: Tensor, scale: float, offset: float, top: int, threads: int) -> Ways:
+    """Reals cut into codes."""
+    return {
+        "torch_fp32": {
+            "torch": lambda: torch.round((x - offset) / scale).clamp_(0, top).to(torch.uint8)
+        },
+        "torch_bf16": "no way to cut bfloat16 into codes is faster than float32",
+        "ort_fp32": "codes are not float",
+        "ort_int8": _Ort(threads).way(lambda: graphs.quantize(x.numpy()), {"x": x.numpy()}),
+    }
