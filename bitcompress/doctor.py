@@ -13,7 +13,8 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "matplotlib": ("the picture of a report", "bitcompress[report]"),
     "PIL": ("reading and writing pictures", "bitcompress[images]"),
     "spandrel": ("more super-resolution architectures", "bitcompress[sr]"),
-    "onnx": ("export to ONNX (not there yet)", "bitcompress[onnx]"),
+    "onnx": ("ONNX Runtime beside ours in `bench`", "bitcompress[onnx]"),
+    "onnxruntime": ("ONNX Runtime beside ours in `bench`", "bitcompress[onnx]"),
 }
 
 

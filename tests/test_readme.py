@@ -29,9 +29,10 @@ SHOWN = [
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md")))]
 # Training and benches that are shown with their real length are cut short here.
 FEW = {
-    "quantize": ["--set", "train.steps=2", "--set", "train.batch=1",
+    ("quantize", "--bits"): ["--set", "train.steps=2", "--set", "train.batch=1",
                  "--set", "calibration.patches=2"],
-    "bench": ["--repeats", "1", "--only", "encode"],
+    ("bench", "kernels"): ["--repeats", "1", "--only", "encode"],
+    ("bench", "model"): ["--repeats", "1", "--side", "16"],
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_the_commands_run_in_the_order_shown(
     (tmp_path / "DIR").mkdir()
     write_image(tmp_path / "DIR" / "a.png", noise)
     for words in SHOWN:
-        done = CliRunner().invoke(main, [*words, *FEW.get(words[0], [])])
+        done = CliRunner().invoke(main, [*words, *FEW.get(tuple(words[:2]), [])])
         assert done.exit_code == 0, (words, done.output)
         assert done.stdout.strip(), words
     assert read_image(tmp_path / "big.png").shape == (72, 80, 3)

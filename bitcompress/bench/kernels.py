@@ -78,7 +78,8 @@ def bench_kernels(
         torch.set_num_threads(before)
         kernels.set_isa(in_use)
     return {
-        "bench": "kernels", "machine": {**machine(), "threads": threads}, "versions": _versions(),
+        "bench": "kernels", "machine": {**machine(), "threads": threads},
+        "versions": all_versions(),
         "held_to": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), "levels": list(levels),
         "repeats": repeats, "date": time.strftime("%Y-%m-%d"), "peaks": peaks.to_json(),
         "missing": _missing(rows), "rows": rows,
@@ -169,7 +170,8 @@ def _missing(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _versions() -> dict[str, str]:
+def all_versions() -> dict[str, str]:
+    """Versions of what a figure depends on, the others included."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = versions()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bitcompress.bench.growth import exponent
+
 Report = Mapping[str, Any]
 TITLES = {
     "torch_fp32": "torch fp32", "ort_fp32": "ORT fp32", "ort_int8": "ORT int8",
@@ -136,3 +138,83 @@ def _peaks(peaks: Mapping[str, Any]) -> list[str]:
     return [
         *table(["Gop/s", *sets], rows), f"Reading, GB/s by the size that is read again: {read}.", ""
     ]  # fmt: skip
+
+
+def model_markdown(report: Report) -> str:
+    """The report of `bench model` for people."""
+    machine, versions, rows = report["machine"], report["versions"], report["rows"]
+    names = ("bitcompress", "torch", "onnxruntime")
+    lines = [
+        "# Whole models", "",
+        f"{machine['processor']}, {counted(machine['threads'])}, best of up to "
+        f"{report['repeats']} rounds, {report['date']}; "
+        + ", ".join(f"{name} {versions[name]}" for name in names if name in versions) + ".",
+        "All take turns in one process. Float is the faster of torch and ONNX Runtime; memory is "
+        "that of a process with the model alone.", "",
+        *_models(rows),
+    ]  # fmt: skip
+    reasons = {
+        f"- {name} of {row['model']} at {_sides(row)}: {reason}"
+        for row in rows
+        for name, reason in row["absent"].items()
+    }
+    if reasons:
+        lines += ["## Not measured", "", *sorted(reasons), ""]
+    if "growth" in report:
+        lines += ["## Growth", "", *_growth(report["growth"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sides(row: Mapping[str, Any]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in row["input"])
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "n/a" if value is None else f"{value:,.{digits}f}"
+
+
+def _models(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ["model", "W/A", "input", "packed ms", "median", "spread", "torch", "ORT", "ORT int8",
+            "torch bf16", "float / packed", "int8 / packed", "MB", "MB float", "lost dB", "on",
+            "load"]  # fmt: skip
+    return table(
+        head,
+        (
+            [
+                row["model"], f"{row['weight_bits']}/{row['act_bits']}", _sides(row),
+                _number(row["ms"]), _number(row["median_ms"]), f"{100 * row['spread']:.0f} %",
+                _number(row["float_ms"]["torch"]), _number(row["float_ms"]["ort"]),
+                _number(row["int8_ms"]["ort"]), _number(row["bf16_ms"]["torch"]),
+                times(row["ratio_float"]), times(row["ratio_int8"]), _number(row["rss_mb"], 0),
+                _number(row.get("float_rss_mb"), 0), _number(row["psnr_drop_db"], 2),
+                row["psnr_set"], f"{row['load']:.1f}",
+            ]
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def _growth(grown: Mapping[str, Any]) -> list[str]:
+    sides = sorted({row["side"] for which in ("packed", "float") for row in grown[which]})
+    by = {which: {row["side"]: row for row in grown[which]} for which in ("packed", "float")}
+
+    def cell(which: str, side: int, key: str) -> str:
+        return _number(by[which].get(side, {}).get(key), 0)
+
+    lines = table(
+        ["side", "packed ms", "float ms", "packed MB", "float MB"],
+        (
+            [str(side), *(cell(which, side, key) for key in ("ms", "rss_mb")
+                          for which in ("packed", "float"))]
+            for side in sides
+        ),
+    )  # fmt: skip
+    for which in ("packed", "float"):
+        powers = {key: exponent(grown[which], key) for key in ("ms", "rss_mb")}
+        if None not in powers.values():
+            lines.append(
+                f"- {which}: over the last step time grows as pixels^{powers['ms']:.2f}, memory "
+                f"(with Python and torch in it) as pixels^{powers['rss_mb']:.2f}"
+            )
+    lines += [f"- {which} stops there: {reason}" for which, reason in grown["absent"].items()]
+    return [*lines, ""]

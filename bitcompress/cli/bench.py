@@ -58,6 +58,44 @@ def kernels(
     _run_kernels(chosen, levels, **options)
 
 
+@bench.command()
+@click.argument("folder", type=given.PATH)
+@given.packed_options
+@click.option("--input", "inputs", multiple=True, metavar="NAME=1x3x64x64",
+              help="Shape of an input of an unknown network, in order; repeatable.")  # fmt: skip
+@click.option("--side", "sides", multiple=True, type=click.IntRange(8), default=(64,),
+              show_default=True, help="Pixels of a side of the input; repeatable.")  # fmt: skip
+@threads_option
+@click.option("--repeats", type=click.IntRange(1), default=10, show_default=True,
+              help="Rounds; the best counts.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0), default=60.0, show_default=True,
+              help="Who has taken as long sits out the other rounds.")  # fmt: skip
+@click.option("--limit", type=click.FloatRange(1), default=300.0, show_default=True,
+              help="Seconds for exporting, quantizing and each model by itself.")  # fmt: skip
+@click.option("--growth", is_flag=True,
+              help="Also time and memory of each alone, 64 to 1024 pixels a side.")  # fmt: skip
+@click.option("--largest", type=click.IntRange(64), default=1024, show_default=True,
+              help="Pixels of a side where --growth stops.")  # fmt: skip
+@click.option("--untrained", is_flag=True,
+              help="The weights are random: nothing is said about quality.")  # fmt: skip
+@click.option("-o", "--output", type=given.PATH, metavar="DIR",
+              help="Folder for model.json, model.md and, with --growth, growth.png.")  # fmt: skip
+@given.json_option
+@given.progress_options
+def model(**options: Any) -> None:
+    """The packed model in FOLDER beside its float model, in turn in one process.
+
+    Float is the faster of torch (plain or channels last) and ONNX Runtime; int8 is static QDQ of
+    the same model by ONNX Runtime. Without --float a known network is built with random weights,
+    which do not change its time.
+    """
+    from bitcompress.cli.bench_model import Asked, run_model
+
+    options["inputs"] = given.example(options.pop("inputs"))
+    progress = given.progress(options["quiet"], options.pop("no_progress"))
+    run_model(Asked(**options), progress)
+
+
 def _run_kernels(
     cases: Any, levels: tuple[str, ...], *, threads: int, repeats: int, seconds: float,
     output: Path | None, as_json: bool, quiet: bool, no_progress: bool,

@@ -47,7 +47,7 @@ def _float(
     return loaded
 
 
-def _opened(
+def opened_folder(
     folder: Path, file: Path | None, arch: str | None, unsafe: bool
 ) -> tuple[LoadedPacked, Loaded | None]:
     """The packed model, and the float one where it was given.
@@ -95,7 +95,7 @@ def run_pictures(
 ) -> None:
     """`bitcompress run`."""
     jobs = _jobs(picture, output)
-    loaded, _ = _opened(folder, float_file, arch, unsafe_pickle)
+    loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
     source = loaded.source
     if source.scale is None:
         raise UsageError(
@@ -171,7 +171,7 @@ def run_measure(
     progress: Any,
 ) -> None:
     """`bitcompress measure`."""
-    loaded, full = _opened(folder, float_file, arch, unsafe_pickle)
+    loaded, full = opened_folder(folder, float_file, arch, unsafe_pickle)
     source = loaded.source
     if source.scale is None:
         what = "classifies" if source.task == "classify" else "does not make pictures"

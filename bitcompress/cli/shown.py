@@ -128,6 +128,31 @@ def timed_kernels(fastest: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[s
         click.echo(f"not timed: {name}: {reason}")
 
 
+def timed_models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A packed model beside the others, a line a size: the best float, and int8."""
+    table(
+        "ms of one run: packed, torch, ONNX Runtime (ORT, int8); how many times faster packed is",
+        ["model", "input", "packed", "torch", "ORT", "int8", "bf16", "of float", "of int8", "MB",
+         "lost dB"],
+        [
+            [
+                f"{row['model']} W{row['weight_bits']}A{row['act_bits']}",
+                ", ".join("x".join(map(str, sides[-2:])) for sides in row["input"]),
+                f"{row['ms']:.1f}",
+                *(
+                    "n/a" if ms is None else f"{ms:.1f}"
+                    for ms in (*row["float_ms"].values(), *row["int8_ms"].values(),
+                               *row["bf16_ms"].values())
+                ),
+                _ratio(row["ratio_float"]), _ratio(row["ratio_int8"]),
+                "n/a" if row["rss_mb"] is None else f"{row['rss_mb']:.0f}",
+                "n/a" if row["psnr_drop_db"] is None else f"{row['psnr_drop_db']:.2f}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
 def _ratio(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}x"
 

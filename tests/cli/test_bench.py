@@ -82,3 +82,38 @@ def test_mistakes_have_their_exit_codes(
     monkeypatch.setattr(native, "_load", lambda: (None, "switched off by the test"))
     done = cli("bench", "kernels")
     assert done.exit_code == 6 and "switched off by the test" in done.stderr
+
+
+def test_a_model_beside_its_float_file(
+    cli: Cli, packed: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    words = ("bench", "model", packed, "--side", "16", "--side", "24", "--repeats", "1", "--json")
+    done = cli(*words, "--float", checkpoint, "-o", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert [row["input"] for row in report["rows"]] == [[[1, 3, 16, 16]], [[1, 3, 24, 24]]]
+    for row in report["rows"]:
+        assert row["model"] == "edsr x2" and (row["weight_bits"], row["act_bits"]) == (4, 4)
+        assert row["ratio_float"] > 0 and row["rss_mb"] > 0 and row["float_rss_mb"] > 0
+        assert row["psnr_to_float_db"]["packed"] > 0
+    assert "note: ort_int8 is n/a: " in done.stderr
+    assert json.loads((tmp_path / "o" / "model.json").read_text()) == report
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["model.json", "model.md"]
+
+
+def test_growth_and_random_weights(cli: Cli, packed: Path, tmp_path: Path) -> None:
+    done = cli(
+        "bench", "model", packed, "--side", "16", "--repeats", "1", "--growth", "--largest", "64",
+        "--untrained", "-q", "-o", tmp_path,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "edsr x2 W4A4" in done.stdout and done.stderr == ""
+    report = json.loads((tmp_path / "model.json").read_text())
+    assert [row["side"] for row in report["growth"]["packed"]] == [64]
+    assert report["rows"][0]["psnr_drop_db"] is None
+    assert "random weights" in report["rows"][0]["psnr_set"]
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    assert cli("bench", "model", tmp_path / "none").exit_code == 3

@@ -28,7 +28,7 @@ SUB_COMMANDS = [
     [],
     *([c] for c in COMMANDS),
     *(["recipe", c] for c in ("list", "show", "validate")),
-    ["bench", "kernels"],
+    *(["bench", c] for c in ("kernels", "model")),
 ]
 
 
