@@ -5,6 +5,7 @@ Sizes of a case, by the family of its operator:
     linear*     rows, K, N
     qk, av      batch, M, K, N: the two products of attention
     attention   batch, tokens, depth
+    window_attention  height, width, channels, heads, window
     *_codes of one operand, encode   rows, channels
 """
 
@@ -73,6 +74,9 @@ CASES: tuple[Case, ...] = (
     Case("conv2d", 8, 8, (64, 64, 60, 12, 3, 1), DAT),
     Case("conv2d_sums", 2, 2, (*C64, 3, 1), "codes to integers"),
     Case("conv2d_sums", 8, 8, (*C64, 3, 1), "codes to integers"),
+    Case("conv2d_prelu", 1, 1, (*C64, 3, 1), "float in and out"),
+    Case("conv2d_residual", 2, 2, (*C64, 3, 1), "EDSR"),
+    Case("conv2d_shuffle", 8, 8, (64, 64, 64, 256, 3, 1), "EDSR"),
     *(Case("linear_codes", 2, 2, sizes, SWINIR) for sizes in LINEARS),
     *(Case("linear", 2, 2, sizes, SWINIR) for sizes in LINEARS),
     Case("linear", 4, 4, (TOKENS, 60, 180), SWINIR),
@@ -87,6 +91,7 @@ CASES: tuple[Case, ...] = (
     Case("attention", 2, 2, (1536, 64, 10), SWINIR),
     Case("attention", 8, 8, (1536, 64, 10), SWINIR),
     Case("attention", 2, 2, (48, 256, 10), DAT),
+    Case("window_attention", 2, 2, (128, 128, 60, 6, 8), SWINIR),
     Case("encode", 2, 2, (TOKENS, 60), SWINIR),
     Case("layernorm_codes", 2, 2, (TOKENS, 60), SWINIR),
     Case("gelu_codes", 2, 2, (TOKENS, 120), SWINIR),

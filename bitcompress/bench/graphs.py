@@ -26,7 +26,7 @@ def missing(*packages: str) -> str:
 
 
 def session(model: bytes | str, threads: int) -> Any:
-    """A session that uses so many threads, none of which spins while others take their turn."""
+    """A session of so many threads; they may spin in a run, not while others take their turn."""
     if reason := missing("onnxruntime"):
         raise Unavailable(reason)
     import onnxruntime as ort
@@ -34,7 +34,7 @@ def session(model: bytes | str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

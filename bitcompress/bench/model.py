@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -64,10 +65,14 @@ class _Others:
 
 
 def widths(layers: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """The widths of most of the packed layers of a folder: weights, activations."""
-    packed = [row for row in layers if row["state"] == "packed"]
-    weights = Counter(row["weight_bits"] for row in packed if row["op"] != "matmul")
-    acts = Counter(row["act_bits"] for row in packed)
+    """The widths of most of the packed weights of a folder, and of what they are multiplied by."""
+    weights: Counter[int] = Counter()
+    acts: Counter[int] = Counter()
+    for row in layers:
+        if row["state"] == "packed" and row["op"] != "matmul":
+            count = math.prod(row["shape"])
+            weights[row["weight_bits"]] += count
+            acts[row["act_bits"]] += count
     return (
         weights.most_common(1)[0][0] if weights else 32,
         acts.most_common(1)[0][0] if acts else 32,

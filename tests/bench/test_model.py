@@ -108,12 +108,12 @@ def test_an_export_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert row["absent"]["ort_int8"] == row["absent"]["ort_fp32"]
 
 
-def test_widths_are_those_of_most_layers() -> None:
-    def layer(op: str, w: int, a: int, state: str = "packed") -> dict[str, Any]:
-        return {"op": op, "weight_bits": w, "act_bits": a, "state": state}
+def test_widths_are_those_of_most_weights() -> None:
+    def layer(op: str, w: int, a: int, *shape: int, state: str = "packed") -> dict[str, Any]:
+        return {"op": op, "weight_bits": w, "act_bits": a, "state": state, "shape": shape}
 
-    layers = [layer("conv2d", 8, 8), layer("linear", 2, 4), layer("linear", 2, 4),
-              layer("matmul", 4, 4), layer("linear", 3, 3, "simulated")]  # fmt: skip
+    layers = [layer("conv2d", 8, 8, 2, 2), layer("conv2d", 8, 8, 2, 2), layer("linear", 2, 4, 9),
+              layer("matmul", 4, 4), layer("linear", 3, 3, 99, state="simulated")]  # fmt: skip
     assert widths(layers) == (2, 4)
     assert widths([]) == (32, 32)
 
