@@ -119,6 +119,7 @@ def attend(
     terms: list[tuple[_Array, bool]],
     out: _Array,
     threads: int = 1,
+    per_row: bool = False,
 ) -> None: ...
 def multiply(
     a: _Array,
@@ -128,6 +129,7 @@ def multiply(
     bits: tuple[int, int],
     out: _Array,
     threads: int = 1,
+    per_row: bool = False,
 ) -> None: ...
 def exp2(x: _Array, out: _Array) -> None: ...
 def plane_words(channels: int) -> int: ...

@@ -60,6 +60,7 @@ def _applied(plan: Plan, apply: Apply, bits: int) -> Plan:
         act_bits=width(apply.act_bits, plan.act_bits),
         per_channel=plan.per_channel if apply.per_channel is None else apply.per_channel,
         per_head=plan.per_head if apply.per_head is None else apply.per_head,
+        per_row=plan.per_row if apply.per_row is None else apply.per_row,
         split=apply.split or plan.split,
         reason=plan.reason if apply.reason is None else apply.reason,
     )

@@ -52,6 +52,7 @@ class Apply(_Part):
     act_bits: Bits | None = None
     per_channel: bool | None = None
     per_head: bool | None = None
+    per_row: bool | None = None
     split: int | None = Field(default=None, ge=1, le=8)
     reason: str | None = None
 

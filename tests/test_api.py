@@ -406,7 +406,8 @@ def test_weights_that_a_hook_rebuilds_are_saved_and_loaded(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_attention_over_fewer_tokens_than_were_seen(bits: int, tmp_path: Path) -> None:
-    """Weights of attention grow where tokens are few; a grid for many would cut them off."""
+    """Weights of attention grow where tokens are few: rows are cut relative to their largest, and a
+    grid for all rows widens."""
 
     class Attend(nn.Module):
         def __init__(self) -> None:
@@ -420,21 +421,26 @@ def test_attention_over_fewer_tokens_than_were_seen(bits: int, tmp_path: Path) -
 
     torch.manual_seed(0)
     net = Attend()
-    result = bitcompress.quantize(
-        net, bits=bits, data=[torch.randn(2, 96, 16)], overrides={"train.steps": 0}
-    )
-    bitcompress.save(result, tmp_path / "out")
-    loaded = bitcompress.load(tmp_path / "out", model=Attend()).model
+    short = torch.randn(2, 24, 16)
 
-    def noise(x: Tensor) -> float:
+    def noise(rules: list[dict[str, Any]], follow: bool) -> float:
+        result = bitcompress.quantize(
+            net, bits=bits, data=[torch.randn(2, 96, 16)],
+            overrides={"train.steps": 0, "rules": rules},
+        )  # fmt: skip
+        folder = tmp_path / f"{len(rules)}{follow}"
+        bitcompress.save(result, folder)
+        loaded = bitcompress.load(folder, model=Attend()).model
+        if not follow:
+            for model in (loaded, result.model):
+                for product in model.products.values():
+                    product.shortest = (0, 0)
         with torch.no_grad():
-            wanted, got = net(x), loaded(x)
-        assert torch.equal(got, result.model(x))
+            wanted, got = net(short), loaded(short)
+        assert torch.equal(got, result.model(short))
         return float((got - wanted).square().mean() / wanted.square().mean())
 
-    short = torch.randn(2, 24, 16)
-    followed = noise(short)
-    for model in (loaded, result.model):
-        for product in model.products.values():
-            product.shortest = (0, 0)
-    assert followed < noise(short) / 3
+    one_grid = [{"apply": {"per_row": False}}]
+    by_row, widened, static = noise([], True), noise(one_grid, True), noise(one_grid, False)
+    assert widened < static / 3
+    assert by_row < widened

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitcompress.artifact import checks, container, kinds, skeleton
 from bitcompress.artifact.blobs import DTYPES, Coding, Reader
-from bitcompress.artifact.encode import FORMAT, FORMAT_VERSION
+from bitcompress.artifact.encode import FORMAT, READABLE
 from bitcompress.artifact.index import Index, Spec
 from bitcompress.errors import LoadError
 from bitcompress.graph.intercept import Rewritten
@@ -50,10 +50,10 @@ class Content:
 
 def check_version(version: object, what: str) -> None:
     """Raise LoadError if a file is of another format than this bitcompress reads."""
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise LoadError(
             f"{what} has format_version {checks.shorten(version)}, this bitcompress reads "
-            f"{FORMAT_VERSION}: install the version that wrote it, or quantize again"
+            f"{READABLE[0]} to {READABLE[-1]}: install the version that wrote it, or quantize again"
         )
 
 

@@ -21,7 +21,9 @@ from bitcompress.graph.intercept import Rewritten
 from bitcompress.quant.uniform import UniformQuantizer
 
 FORMAT = "bitcompress"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Format 1 knows no products that are cut by row."""
 """Raised when a file of before can no longer be read as it was meant."""
 
 

@@ -79,7 +79,7 @@ def _codes(s: Weighted, t: dict[str, Tensor]) -> PackedTensor:
 
 def _packed_matmul(s: Product, t: dict[str, Tensor]) -> nn.Module:
     left, right = ((t[f"{name}_scale"], t[f"{name}_offset"]) for name in "ab")
-    return PackedMatmul(left, right, s.bits, s.per_length, s.shortest)
+    return PackedMatmul(left, right, s.bits, s.per_length, s.shortest, s.per_row)
 
 
 def _simulated_linear(s: Weighted, t: dict[str, Tensor]) -> nn.Module:
@@ -93,7 +93,7 @@ def _simulated_conv2d(s: Weighted, t: dict[str, Tensor]) -> nn.Module:
 
 def _simulated_matmul(s: Product, t: dict[str, Tensor]) -> nn.Module:
     heads = (max(s.heads[0], 1), max(s.heads[1], 1))
-    layer = QuantMatmul(*s.bits, heads, s.per_length, shortest=s.shortest)
+    layer = QuantMatmul(*s.bits, heads, s.per_length, shortest=s.shortest, per_row=s.per_row)
     return _with_state(layer, t)
 
 

@@ -119,13 +119,15 @@ class Product:
     per_length: tuple[bool, bool]
     shortest: tuple[int, int] = (0, 0)
     """The least sum that calibration saw of an operand made of shares of one; 0 for others."""
+    per_row: bool = False
+    """Whether the left operand is cut relative to the largest of its row."""
 
     @classmethod
     def of(cls, layer: Any) -> Product:
         """The settings of a packed or simulated product."""
         if isinstance(layer, PackedMatmul):
             sizes = (_heads(layer.a_scale), _heads(layer.b_scale))
-            return cls(layer.bits, sizes, layer.per_length, layer.shortest)
+            return cls(layer.bits, sizes, layer.per_length, layer.shortest, layer.per_row)
         assert isinstance(layer, QuantMatmul)
         pair = (layer.a_quantizer, layer.b_quantizer)
         bits, heads, lengths = (
@@ -133,12 +135,14 @@ class Product:
             for part in (_quantizer_bits, _quantizer_groups, _quantizer_length)
         )
         shortest = (pair[0].shortest, pair[1].shortest)
-        return cls(cast(Any, bits), cast(Any, heads), cast(Any, lengths), shortest)
+        return cls(cast(Any, bits), cast(Any, heads), cast(Any, lengths), shortest, layer.per_row)
 
     def to_json(self) -> dict[str, Any]:
         """Their form in the index."""
         spec = {"bits": self.bits, "heads": self.heads, "per_length": self.per_length}
-        return {**spec, "shortest": self.shortest} if any(self.shortest) else spec
+        if any(self.shortest):
+            spec["shortest"] = self.shortest
+        return {**spec, "per_row": True} if self.per_row else spec
 
     @classmethod
     def from_json(cls, spec: dict[str, Any], what: str, dimensions: int) -> Product:
@@ -151,7 +155,10 @@ class Product:
         least = checks.integers(
             spec.get("shortest", [0, 0]), 2, 0, checks.MAX_SIZE, f"shortest of {what}"
         )
-        return cls(_bits(spec, what), (heads[0], heads[1]), (left, right), (least[0], least[1]))
+        per_row = checks.boolean(spec.get("per_row", False), f"per_row of {what}")
+        return cls(
+            _bits(spec, what), (heads[0], heads[1]), (left, right), (least[0], least[1]), per_row
+        )
 
     @property
     def code_bytes(self) -> int:

@@ -19,6 +19,7 @@ from bitcompress.errors import DataError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul, SplitLinear
+from bitcompress.packed.rows import rows_of
 from bitcompress.quant.spec import Bounds, QuantSpec
 from bitcompress.quant.uniform import UniformQuantizer
 
@@ -135,6 +136,8 @@ def _counter(
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, QuantMatmul):
             length = int(args[0].shape[-1])
+            if module.per_row:
+                args = (rows_of(args[0]).relative, *args[1:])
             for quantizer in (module.a_quantizer, module.b_quantizer):
                 if quantizer.shares:
                     quantizer.shortest = min(quantizer.shortest or length, length)

@@ -40,6 +40,8 @@ class Plan:
     act_bits: int = 0
     per_channel: bool = True
     per_head: bool = True
+    per_row: bool = True
+    """Whether attention weights are cut relative to the largest of their row."""
     split: int = 1
     """Into how many linears on the same input a linear is cut (3: q, k, v)."""
     keep: State = "packed"
@@ -125,9 +127,10 @@ def _quantized_call(net: nn.Module, plan: Plan) -> nn.Module:
     site = plan.site
     if site.op == "matmul":
         relative = site.producers[0] == "normalize", site.producers[1] == "normalize"
-        shares = site.producers[0] == "softmax", site.producers[1] == "softmax"
+        per_row = plan.per_row and site.producers[0] == "softmax"
+        shares = site.producers[0] == "softmax" and not per_row, site.producers[1] == "softmax"
         heads = site.heads if plan.per_head else (1, 1)
-        return QuantMatmul(plan.act_bits, plan.act_bits, heads, relative, shares)
+        return QuantMatmul(plan.act_bits, plan.act_bits, heads, relative, shares, per_row=per_row)
     weight = tensor_at(net, site.weight)
     bias = tensor_at(net, site.bias) if site.bias else None
     widths = Widths(plan.weight_bits, plan.act_bits, 0 if plan.per_channel else None)

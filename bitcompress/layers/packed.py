@@ -226,9 +226,11 @@ class PackedMatmul(nn.Module):
         bits: tuple[int, int],
         per_length: tuple[bool, bool],
         shortest: tuple[int, int] = (0, 0),
+        per_row: bool = False,
     ) -> None:
         super().__init__()
         self.bits, self.per_length, self.shortest = bits, per_length, shortest
+        self.per_row = per_row
         for name, grid in (("a", a_grid), ("b", b_grid)):
             self.register_buffer(f"{name}_scale", grid[0].detach().clone())
             self.register_buffer(f"{name}_offset", grid[1].detach().clone())
@@ -257,7 +259,7 @@ class PackedMatmul(nn.Module):
             else (grid[0] * factor, grid[1] * factor)
             for grid, factor in zip(stored, factors, strict=True)
         )
-        return ProductGrids(left, right, self.bits)
+        return ProductGrids(left, right, self.bits, self.per_row)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: nn.Module

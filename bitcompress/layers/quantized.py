@@ -22,8 +22,9 @@ from bitcompress.layers.packed import (
 )
 from bitcompress.packed import ops
 from bitcompress.packed.attention import Term, attend_by_parts
+from bitcompress.packed.rows import SMALLEST, Rows, rows_of
 from bitcompress.packed.stored import PackedTensor
-from bitcompress.quant.spec import QuantSpec
+from bitcompress.quant.spec import Codes, QuantSpec
 from bitcompress.quant.uniform import UniformQuantizer
 
 
@@ -203,6 +204,7 @@ class QuantConv2d(_QuantWeighted):
 class QuantMatmul(nn.Module):
     """Product of two activations, both on grids: Q K^T, A V, or any other.
 
+    per_row: a holds attention weights, each row cut relative to its largest (packed/rows.py).
     Shapes: a (..., M, K), b (..., K, N). Returns: (..., M, N).
     """
 
@@ -216,8 +218,10 @@ class QuantMatmul(nn.Module):
         per_length: tuple[bool, bool] = (False, False),
         shares: tuple[bool, bool] = (False, False),
         shortest: tuple[int, int] = (0, 0),
+        per_row: bool = False,
     ) -> None:
         super().__init__()
+        self.per_row = per_row
         self.a_quantizer, self.b_quantizer = (
             UniformQuantizer(
                 QuantSpec(bits, -3 if n > 1 else None), n,
@@ -235,20 +239,36 @@ class QuantMatmul(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: nn.Module
     ) -> Tensor | None:
         """What the packed twin computes in one pass, part by part."""
-        return attend_by_parts(q, k, v, terms, qk, self)
+        by_row = self._rows_exactly if self.per_row else None
+        return attend_by_parts(q, k, v, terms, qk, self, by_row)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a b with both on their grids."""
         length = int(a.shape[-1])
         if self.exact:
-            left, right = (
-                codes.values.double() * codes.scale.double() + codes.offset.double()
-                for codes in (
-                    self.a_quantizer.encode(a, length), self.b_quantizer.encode(b, length)
-                )
-            )  # fmt: skip
-            return torch.matmul(left, right).to(a.dtype)
+            if self.per_row:
+                return self._rows_exactly(rows_of(a.float()), b).to(a.dtype)
+            left, right = self.a_quantizer.encode(a, length), self.b_quantizer.encode(b, length)
+            return torch.matmul(_real(left), _real(right)).to(a.dtype)
+        if self.per_row and self.a_quantizer.enabled:
+            return self._by_row(a, self.b_quantizer(b, length))
         return torch.matmul(self.a_quantizer(a, length), self.b_quantizer(b, length))
+
+    def _by_row(self, a: Tensor, values: Tensor) -> Tensor:
+        """The product of packed/rows.py; factor and sum of a row are no function of its weights."""
+        gain = a.detach().amax(-1, keepdim=True).clamp(min=SMALLEST)
+        total = a.detach().sum(-1, keepdim=True)
+        mean = values.mean(-2, keepdim=True)
+        relative = self.a_quantizer(a / gain)
+        return gain * torch.matmul(relative, values - mean) + total * mean
+
+    def _rows_exactly(self, rows: Rows, b: Tensor) -> Tensor:
+        """The same in float64 on what the codes stand for."""
+        relative = _real(self.a_quantizer.encode(rows.relative))
+        values = _real(self.b_quantizer.encode(b))
+        mean = values.mean(-2, keepdim=True)
+        around = rows.gain.double() * torch.matmul(relative, values - mean)
+        return (around + rows.total.double() * mean).float()
 
     def pack(self) -> PackedMatmul:
         """The twin that multiplies codes."""
@@ -266,7 +286,13 @@ class QuantMatmul(nn.Module):
             (self.a_quantizer.spec.bits, self.b_quantizer.spec.bits),
             (self.a_quantizer.per_length, self.b_quantizer.per_length),
             (self.a_quantizer.shortest, self.b_quantizer.shortest),
+            self.per_row,
         )
+
+
+def _real(codes: Codes) -> Tensor:
+    """What codes stand for, in float64: without rounding."""
+    return codes.values.double() * codes.scale.double() + codes.offset.double()
 
 
 class SplitLinear(nn.Module):

@@ -1,7 +1,7 @@
 """Attention on codes in one pass: logits, terms, softmax and values of a few queries at a time.
 
-The meaning is the two packed products with `softmax.softmax` between them; the native kernel never
-writes the logits to memory.
+The meaning is the two packed products with `softmax.softmax` between them, or the exponentials of
+`rows.softmax_rows`; the native kernel never writes the logits to memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from bitcompress import native
 from bitcompress.packed import definition, ops
 from bitcompress.packed.layer import watched
+from bitcompress.packed.rows import Rows, softmax_rows
 from bitcompress.packed.softmax import softmax
 
 
@@ -38,28 +39,36 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class ProductGrids:
-    """The grids of both operands of a product, which broadcast against (..., 1, 1)."""
+    """The grids of both operands of a product, which broadcast against (..., 1, 1).
+
+    per_row: a holds attention weights, cut relative to the largest of their row (packed/rows.py).
+    """
 
     a: tuple[Tensor, Tensor]
     b: tuple[Tensor, Tensor]
     bits: tuple[int, int]
+    per_row: bool = False
 
 
 Product = Callable[[Tensor, Tensor], Tensor]
+RowProduct = Callable[[Rows, Tensor], Tensor]
 
 
 def attend_by_parts(
-    q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term], qk: Product, av: Product
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, terms: Sequence[Term],
+    qk: Product, av: Product, by_row: RowProduct | None = None,
+) -> Tensor:  # fmt: skip
     """The meaning of `attend`: the products may be packed, or simulated in float64.
 
-    Shapes: q (..., M, K), k (..., K, N), v (..., N, V). Returns: (..., M, V).
+    Shapes: q (..., M, K), k (..., K, N), v (..., N, V); `by_row` in place of `av` takes the weights
+    as rows. Returns: (..., M, V).
     """
     logits = qk(q, k)
     shape = logits.shape
     for term in terms:
         logits = term.apply(logits)
-    return av(softmax(logits.reshape(shape)), v)
+    logits = logits.reshape(shape)
+    return av(softmax(logits), v) if by_row is None else by_row(softmax_rows(logits), v)
 
 
 def attend(
@@ -73,14 +82,15 @@ def attend(
     kernels = native.kernels() if all(map(native.takes, (q, k, v))) else None
     fits = definition.fits_int32
     if kernels is None or not (fits(*qk.bits, q.shape[-1]) and fits(*av.bits, k.shape[-1])):
-        return attend_by_parts(q, k, v, terms, _product(qk), _product(av))
+        by_row = _row_product(av) if av.per_row else None
+        return attend_by_parts(q, k, v, terms, _product(qk), _product(av), by_row)
     lead, (m, n) = q.shape[:-2], (q.shape[-2], k.shape[-1])
     out = torch.empty(*lead, m, v.shape[-1])
     grids = [_each(grid, lead) for grid in (qk.a, qk.b, av.a, av.b)]
     kernels.attend(
         _matrices(q), _matrices(k.transpose(-2, -1)), _matrices(v), grids, [*qk.bits, *av.bits],
         [(_spread(term, m, n), term.multiply) for term in terms],
-        out.view(-1, m, v.shape[-1]), native.threads(),
+        out.view(-1, m, v.shape[-1]), native.threads(), av.per_row,
     )  # fmt: skip
     return out
 
@@ -100,15 +110,22 @@ def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
     out = torch.empty(*lead, m, n)
     kernels.multiply(
         _matrices(a), _matrices(b.transpose(-2, -1)), _each(grids.a, lead), _each(grids.b, lead),
-        grids.bits, out.view(-1, m, n), native.threads(),
+        grids.bits, out.view(-1, m, n), native.threads(), grids.per_row,
     )  # fmt: skip
     return out
 
 
 def _product(grids: ProductGrids) -> Product:
     def product(a: Tensor, b: Tensor) -> Tensor:
-        y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *grids.bits)
+        y: Tensor = ops.matmul(a, b, *grids.a, *grids.b, *grids.bits, grids.per_row)
         return y
+
+    return product
+
+
+def _row_product(grids: ProductGrids) -> RowProduct:
+    def product(rows: Rows, b: Tensor) -> Tensor:
+        return ops.row_reals(rows, b, grids.a, grids.b, grids.bits)
 
     return product
 

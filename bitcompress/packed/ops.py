@@ -16,6 +16,7 @@ from torch import Tensor
 from bitcompress import native
 from bitcompress.errors import ShapeError
 from bitcompress.packed import definition
+from bitcompress.packed.rows import Rows, centred, rows_of
 from bitcompress.packed.stored import unpack
 from bitcompress.quant.spec import in_groups, round_codes
 
@@ -253,17 +254,21 @@ def _conv2d_shape(
 @torch.library.custom_op("bitcompress::matmul", mutates_args=())
 def matmul(
     a: Tensor, b: Tensor, a_scale: Tensor, a_offset: Tensor, b_scale: Tensor, b_offset: Tensor,
-    a_bits: int, b_bits: int,
+    a_bits: int, b_bits: int, per_row: bool = False,
 ) -> Tensor:  # fmt: skip
     """a b with both operands cut into codes at run time.
 
     Shapes: a (..., M, K), b (..., K, N) real, leading sizes equal; grids broadcast against
-            (..., 1, 1), so that they leave the sum over K.
+            (..., 1, 1), so that they leave the sum over K. per_row: a holds attention weights, cut
+            relative to the largest of their row (packed/rows.py).
     Returns: (..., M, N) like a.
     Raises: ShapeError if the operands do not fit each other.
     """
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ShapeError(f"cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
+    if per_row:
+        grids = (a_scale, a_offset), (b_scale, b_offset)
+        return row_reals(rows_of(a.float()), b, *grids, (a_bits, b_bits)).to(a.dtype)
     lead, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
     left = encode(a, a_scale, a_offset, a_bits).reshape(-1, m, k).contiguous()
     right = encode(b, b_scale, b_offset, b_bits).transpose(-2, -1).reshape(-1, n, k).contiguous()
@@ -276,6 +281,25 @@ def matmul(
         (each(b_scale)[:, None], each(b_offset)[:, None]), None,
     )  # fmt: skip
     return real.to(a.dtype).view(*lead, m, n)
+
+
+def row_reals(
+    rows: Rows, b: Tensor, a_grid: tuple[Tensor, Tensor], b_grid: tuple[Tensor, Tensor],
+    bits: tuple[int, int],
+) -> Tensor:  # fmt: skip
+    """Attention weights, given as rows, times values; both cut into codes.
+
+    Shapes: rows of (..., M, K), b (..., K, N), leading sizes equal; grids as in `matmul`.
+    Returns: (..., M, N) float32.
+    """
+    left = encode(rows.relative, *a_grid, bits[0])
+    right = encode(b, *b_grid, bits[1])
+    return centred(
+        definition.code_products(left, right.transpose(-2, -1), *bits),
+        left.sum(-1, keepdim=True, dtype=torch.int64),
+        right.sum(-2, keepdim=True, dtype=torch.int64),
+        int(b.shape[-2]), rows, a_grid[0], b_grid,
+    ).float()  # fmt: skip
 
 
 @matmul.register_fake

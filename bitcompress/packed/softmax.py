@@ -53,10 +53,20 @@ def lane_sum(x: Tensor) -> Tensor:
     return sums
 
 
+def exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What softmax divides: e to the logits, relative to the largest of each row, and their sum.
+
+    Shapes: logits (..., N) float32. Returns: (..., N), at most 1, and (..., 1); NaN where the row
+    has a NaN.
+    """
+    e = exp2((logits - logits.amax(-1, keepdim=True)) * LOG2_E)
+    return e, lane_sum(e)
+
+
 def softmax(logits: Tensor) -> Tensor:
     """Softmax along the last axis; a row with a NaN is all NaN.
 
     Shapes: (..., N) float32. Returns: likewise.
     """
-    e = exp2((logits - logits.amax(-1, keepdim=True)) * LOG2_E)
-    return e / lane_sum(e)
+    e, total = exponentials(logits)
+    return e / total

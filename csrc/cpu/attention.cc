@@ -24,10 +24,11 @@ constexpr int64_t kLanes = 16;  // rows of logits have room for whole groups of 
 struct Slot {
   Panel keys, values;
   Reading reading;
+  Centred centred;
   std::vector<double> constants;  // of the logits, for each key
   std::vector<uint8_t> q, q_rows, right, turned, p, p_rows;
   std::vector<int32_t> sums, row_sums, column_sums, value_sums;
-  std::vector<float> logits, reals;
+  std::vector<float> logits, reals, gains;
 };
 
 class Attention {
@@ -49,8 +50,9 @@ class Attention {
     Slot s{Panel(k_, a_.keys, 1, a_.depth),
            Panel(k_, a_.values, 1, a_.keys),
            Reading(a_.values, nullptr),
+           Centred(a_.values),
            std::vector<double>(size(a_.keys)),
-           {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+           {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     s.q.resize(size(a_.queries * a_.depth));
     s.q_rows.resize(size(a_.queries * q_stride_ + kPad));
     s.right.resize(size(a_.keys * std::max(a_.depth, a_.values)));
@@ -62,6 +64,7 @@ class Attention {
     s.column_sums.resize(size(std::max(a_.keys, a_.values)));
     s.value_sums.resize(size(block_ * (a_.values + 1)));
     s.logits.resize(size(block_ * logits_stride_));
+    s.gains.resize(size(block_));
     s.reals.resize(size(std::max({a_.depth, a_.values, a_.keys})));
     return s;
   }
@@ -92,6 +95,8 @@ class Attention {
       const size_t at = static_cast<size_t>(c);
       s.reading.set(at, p, v_.grid(b), s.column_sums[at], a_.keys);
     }
+    Centred::set(a_.values, v_.grid(b), s.column_sums.data(), a_.keys, s.centred.centre.data(),
+                 s.centred.mean.data());
   }
 
   // Queries [first, first + count).
@@ -100,8 +105,7 @@ class Attention {
     k_.product({&run, 1, a_.depth, q_stride_, count, s.keys.data(), a_.keys, s.keys.shifted(),
                 s.sums.data(), a_.keys});
     for (int64_t r = 0; r < count; ++r) read_logits(b, first + r, r, s);
-    k_.softmax_codes(s.logits.data(), count, a_.keys, logits_stride_, a_.p_grid.scale[b],
-                     a_.p_grid.offset[b], top_code(a_.p_grid.bits), s.p.data());
+    weights(b, count, s);
     const uint8_t* p = s.p.data();
     if (k_.code_bytes != 1 || a_.keys % k_.step != 0) {
       k_.load_rows(p, count, a_.keys, p_stride_, s.p_rows.data());
@@ -112,10 +116,31 @@ class Attention {
                 sums, a_.values});
     k_.sum_rows(s.p.data(), count, a_.keys, s.value_sums.data());
     float* out = out_ + (b * a_.queries + first) * a_.values;
+    const Grid p_grid{a_.p_grid.scale[b], a_.p_grid.offset[b]};
     for (int64_t r = 0; r < count; ++r) {
-      k_.read_row(sums + r * a_.values, a_.values, s.value_sums[static_cast<size_t>(r)],
-                  s.reading.product.data(), s.reading.row.data(), s.reading.constant.data(),
-                  s.reading.bias.data(), out + r * a_.values);
+      const size_t at = static_cast<size_t>(r);
+      if (a_.per_row != 0) {
+        k_.read_centred(sums + r * a_.values, a_.values, s.value_sums[at],
+                        Centred::gain(s.gains[at], p_grid, v_.grid(b)), 1.0,
+                        s.centred.centre.data(), s.centred.mean.data(), out + r * a_.values);
+        continue;
+      }
+      k_.read_row(sums + r * a_.values, a_.values, s.value_sums[at], s.reading.product.data(),
+                  s.reading.row.data(), s.reading.constant.data(), s.reading.bias.data(),
+                  out + r * a_.values);
+    }
+  }
+
+  // The logits of `count` rows become codes of their softmax.
+  void weights(int64_t b, int64_t count, Slot& s) const {
+    const float scale = a_.p_grid.scale[b], offset = a_.p_grid.offset[b];
+    const float top = top_code(a_.p_grid.bits);
+    if (a_.per_row != 0) {
+      k_.row_codes(s.logits.data(), count, a_.keys, logits_stride_, scale, offset, top, s.p.data(),
+                   s.gains.data());
+    } else {
+      k_.softmax_codes(s.logits.data(), count, a_.keys, logits_stride_, scale, offset, top,
+                       s.p.data());
     }
   }
 

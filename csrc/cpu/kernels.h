@@ -97,6 +97,12 @@ struct Kernels {
   // have room for n rounded up to 16.
   void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
                         float offset, float top, uint8_t* out);
+  // The codes of what softmax divides by the sum of its row, and 1 / that sum.
+  void (*row_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
+                    float top, uint8_t* out, float* gains);
+  // out[i] = float((sums[i] - row_sum * centre[i]) * gain + total * mean[i]) in double.
+  void (*read_centred)(const int32_t* sums, int64_t n, int32_t row_sum, double gain, double total,
+                       const double* centre, const double* mean, float* out);
   void (*exp2_row)(const float* x, int64_t n, float* out);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.

@@ -33,13 +33,13 @@ class Multiply {
            2 * Scratch::bytes<uint8_t>(n * p_.k) + panel_bytes() +
            Scratch::bytes<int32_t>(std::min(block_, p_.m) * n) + Scratch::bytes<int32_t>(p_.m) +
            Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(std::max(p_.k, n)) +
-           4 * Scratch::bytes<double>(n);
+           4 * Scratch::bytes<double>(n) + 2 * Scratch::bytes<float>(p_.m);
   }
 
   struct Slot {
     uint8_t *a, *a_rows, *b, *b_turned, *panel;
     int32_t *sums, *row_sums, *column_sums;
-    float* reals;
+    float *reals, *gains, *totals;
     double *product, *row, *constant, *bias;
   };
 
@@ -55,13 +55,19 @@ class Multiply {
     t.row_sums = s.part<int32_t>(p_.m);
     t.column_sums = s.part<int32_t>(n);
     t.reals = s.part<float>(std::max(p_.k, n));
+    t.gains = s.part<float>(p_.m);
+    t.totals = s.part<float>(p_.m);
     for (double** part : {&t.product, &t.row, &t.constant, &t.bias}) *part = s.part<double>(n);
     std::fill_n(t.bias, n, 0.0);
     return t;
   }
 
   void run(int64_t batch, const Slot& t) const {
-    a_.cut(k_, batch, t.reals, t.a);
+    if (p_.per_row != 0) {
+      a_.cut_rows(k_, batch, t.reals, t.a, t.gains, t.totals);
+    } else {
+      a_.cut(k_, batch, t.reals, t.a);
+    }
     k_.load_rows(t.a, p_.m, p_.k, stride_, t.a_rows);
     k_.sum_rows(t.a, p_.m, p_.k, t.row_sums);
     const bool shifted = right(batch, t);
@@ -70,8 +76,18 @@ class Multiply {
       const int64_t count = std::min(block_, p_.m - first);
       const uint8_t* run = t.a_rows + first * stride_;
       k_.product({&run, 1, p_.k, stride_, count, t.panel, p_.n, shifted, t.sums, p_.n});
-      k_.read_rows(readout, count, p_.n, t.sums, p_.n, t.row_sums + first, 1,
-                   out_ + (batch * p_.m + first) * p_.n, p_.n);
+      float* out = out_ + (batch * p_.m + first) * p_.n;
+      if (p_.per_row == 0) {
+        k_.read_rows(readout, count, p_.n, t.sums, p_.n, t.row_sums + first, 1, out, p_.n);
+        continue;
+      }
+      const Grid left = a_.grid(batch), right = b_.grid(batch);
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t row = first + r;
+        k_.read_centred(t.sums + r * p_.n, p_.n, t.row_sums[row],
+                        Centred::gain(t.gains[row], left, right), t.totals[row], t.row, t.constant,
+                        out + r * p_.n);
+      }
     }
   }
 
@@ -94,6 +110,10 @@ class Multiply {
     k_.pack_panel(t.b, n, 1, p_.k, shifted, t.panel);
     k_.sum_rows(t.b, n, p_.k, t.column_sums);
     const Grid left = a_.grid(batch), grid = b_.grid(batch);
+    if (p_.per_row != 0) {
+      Centred::set(n, grid, t.column_sums, p_.k, t.row, t.constant);
+      return shifted;
+    }
     for (int64_t c = 0; c < n; ++c) {
       t.product[c] = left.scale * grid.scale;
       t.row[c] = left.scale * grid.offset;

@@ -43,4 +43,25 @@ struct Reading {
   }
 };
 
+// How products with attention weights that were cut row by row become reals; packed/rows.py has the
+// formula. For each column the mean code of its values, and their mean.
+struct Centred {
+  std::vector<double> centre, mean;
+
+  explicit Centred(int64_t columns)
+      : centre(static_cast<size_t>(columns)), mean(centre.size()) {}
+
+  static void set(int64_t columns, const Grid& right, const int32_t* sums, int64_t terms,
+                  double* centre, double* mean) {
+    for (int64_t c = 0; c < columns; ++c) {
+      centre[c] = static_cast<double>(sums[c]) / static_cast<double>(terms);
+      mean[c] = centre[c] * right.scale + right.offset;
+    }
+  }
+
+  static double gain(float of_row, const Grid& left, const Grid& right) {
+    return static_cast<double>(of_row) * (left.scale * right.scale);
+  }
+};
+
 }  // namespace bc

@@ -32,8 +32,9 @@ bc_matrices matrices(const Strided& array, std::vector<int64_t>& starts) {
     }
     starts.swap(finer);
   }
-  return {static_cast<const float*>(array.data()), starts.data(), array.stride(lead),
-          array.stride(lead + 1)};
+  // The step along an axis of one element means nothing and may be any number.
+  const int64_t column = array.shape(lead + 1) == 1 ? 1 : array.stride(lead + 1);
+  return {static_cast<const float*>(array.data()), starts.data(), array.stride(lead), column};
 }
 
 bc_matrices operand(const Strided& array, const char* name, const std::vector<int64_t>& shape,
@@ -51,7 +52,7 @@ bc_operand_grid grid_of(const Grid& grid, const char* name, int64_t batch, int b
 
 void attend(const Strided& q, const Strided& k, const Strided& v, const std::vector<Grid>& grids,
             const std::vector<int>& bits, const std::vector<std::pair<Strided, bool>>& terms,
-            const Out& out, int threads) {
+            const Out& out, int threads, bool per_row) {
   if (q.ndim() != 3 || k.ndim() != 3 || v.ndim() != 3) refuse("q, k and v must have 3 axes");
   if (grids.size() != 4 || bits.size() != 4) refuse("attend takes four grids and four widths");
   const std::vector<int64_t> sq = shape_of(q), sv = shape_of(v);
@@ -78,13 +79,14 @@ void attend(const Strided& q, const Strided& k, const Strided& v, const std::vec
     if (static_cast<int64_t>(term_starts[t].size()) != a.batch)
       refuse("a term must have as many matrices as q");
   }
+  a.per_row = per_row ? 1 : 0;
   a.terms = all.data(), a.term_count = static_cast<int64_t>(all.size());
   float* to = write<float>(out, "out", {a.batch, a.queries, a.values});
   call("attend", [&] { return bc_attend(&a, to, threads); });
 }
 
 void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid& b_grid,
-              std::pair<int, int> bits, const Out& out, int threads) {
+              std::pair<int, int> bits, const Out& out, int threads, bool per_row) {
   if (a.ndim() != 3 || b.ndim() != 3) refuse("a and b must have 3 axes");
   const std::vector<int64_t> sa = shape_of(a), sb = shape_of(b);
   bc_product p{};
@@ -94,6 +96,7 @@ void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid
   p.b = operand(b, "b", {p.batch, p.n, p.k}, starts[1]);
   p.a_grid = grid_of(a_grid, "the grid of a", p.batch, bits.first);
   p.b_grid = grid_of(b_grid, "the grid of b", p.batch, bits.second);
+  p.per_row = per_row ? 1 : 0;
   float* to = write<float>(out, "out", {p.batch, p.m, p.n});
   call("multiply", [&] { return bc_multiply(&p, to, threads); });
 }
@@ -108,15 +111,16 @@ void exp2(const In& x, const Out& out) {
 
 void bind_attention(nb::module_& m) {
   using namespace nb::literals;
-  m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "grids"_a, "bits"_a, "terms"_a, "out"_a,
-        "threads"_a = 1,
+  m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "grids"_a, "bits"_a, "terms"_a,
+        "out"_a, "threads"_a = 1, "per_row"_a = false,
         "softmax(terms(q k^T)) v on codes: f32[B, M, K], [B, N, K], [B, N, V] of any strides to "
         "out f32[B, M, V]. grids and bits of q, k, the softmax and v: (scale, offset) f32[B] each. "
-        "terms: (f32[..., M, N], whether to multiply), leading axes as many as B.");
-  m.def("multiply", &multiply, "a"_a, "b"_a, "a_grid"_a, "b_grid"_a, "bits"_a, "out"_a,
-        "threads"_a = 1,
+        "terms: (f32[..., M, N], whether to multiply), leading axes as many as B. per_row: whether "
+        "the softmax is cut relative to the largest of its row.");
+  m.def("multiply", &multiply, "a"_a, "b"_a, "a_grid"_a, "b_grid"_a, "bits"_a,
+        "out"_a, "threads"_a = 1, "per_row"_a = false,
         "a b^T on codes: f32[B, M, K] and [B, N, K] of any strides to out f32[B, M, N]; grids "
-        "(scale, offset) f32[B] each.");
+        "(scale, offset) f32[B] each. per_row: whether a is cut relative to the largest of its row.");
   m.def("exp2", &exp2, "x"_a, "out"_a, "2^x of f32[n] up to 0, by the polynomial of bits.h.");
 }
 

@@ -31,7 +31,7 @@ def test_all_files_and_a_manifest_of_them(tmp_path: Path) -> None:
     found = contents(place)
     assert found.keys() == {*FILES, "manifest.json"}
     table = json.loads(found["manifest.json"])
-    assert table["format_version"] == 1
+    assert table["format_version"] == 2
     assert table["files"] == {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in FILES.items()
@@ -268,7 +268,7 @@ def signed(place: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.update(format_version=2), "format_version 2, this bitcompress reads 1"),
+        (lambda t: t.update(format_version=3), "format_version 3, this bitcompress reads 1 to 2"),
         (lambda t: t.update(format_version="1"), "format_version '1', this bitcompress reads 1"),
         (lambda t: t.pop("format_version"), "'format_version' is missing"),
         (lambda t: t.pop("files"), "'files' is missing"),

@@ -1,9 +1,9 @@
-"""A folder written by the first version that had this format still loads, to the bit.
+"""A folder written by the first version that had each format still loads, to the bit.
 
-It holds a small untrained DAT at 2, 3 and 8 bits with a layer of every kind: packed and simulated,
-split, with stretched inputs, with batch norms folded and kept. If this test fails, files of users
-fail: raise FORMAT_VERSION, keep reading the old form, and add a new golden folder beside the old
-one with `python tests/artifact/test_golden.py`.
+Each holds a small untrained DAT at 2, 3 and 8 bits with a layer of every kind: packed and
+simulated, split, with stretched inputs, with batch norms folded and kept. If this test fails,
+files of users fail: raise FORMAT_VERSION, keep reading the old form, and add a new golden folder
+beside the old one with `python tests/artifact/test_golden.py`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitcompress.artifact import (
-    FORMAT_VERSION,
     Source,
     describe,
     load,
     round_to_stored,
     save_model,
 )
+from bitcompress.artifact.encode import READABLE
 from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate.equalize import equalize
 from bitcompress.calibrate.observe import calibrate
 from bitcompress.graph.capture import capture
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.rewrite import Plan, insert, pack_layers
+from bitcompress.layers import PackedMatmul
 from bitcompress.models import MODELS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FOLDER = GOLDEN / f"packed-format-{FORMAT_VERSION}"
+FOLDERS = [GOLDEN / f"packed-format-{version}" for version in READABLE]
+each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.name))
 CONFIG = {
     "embed_dim": 32, "depth": [2], "num_heads": [4], "split_size": [4, 8],
     "expansion_factor": 1.0, "upscale": 2, "resi_connection": "3conv",
@@ -58,18 +61,20 @@ def fingerprint(model: nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def test_the_golden_folder_loads_to_the_bit() -> None:
-    expected = json.loads((FOLDER / "expected.json").read_text())
-    loaded = load(FOLDER)
+@each
+def test_the_golden_folder_loads_to_the_bit(folder: Path) -> None:
+    expected = json.loads((folder / "expected.json").read_text())
+    loaded = load(folder)
     assert fingerprint(loaded.model) == expected["fingerprint"]
     assert loaded.source.config == CONFIG
     assert loaded.recipe == "golden"
 
 
-def test_it_computes_what_it_computed() -> None:
-    expected = load_file(FOLDER / "expected.safetensors")
+@each
+def test_it_computes_what_it_computed(folder: Path) -> None:
+    expected = load_file(folder / "expected.safetensors")
     with torch.no_grad():
-        found = load(FOLDER).model(expected["input"])
+        found = load(folder).model(expected["input"])
     # Integer sums are exact everywhere; exp and the order of float sums may differ by machine, and
     # then a code may flip.
     error = (found - expected["output"]).double().square().mean().sqrt()
@@ -77,8 +82,9 @@ def test_it_computes_what_it_computed() -> None:
     assert float(error) < 0.01 * float(span)
 
 
-def test_it_holds_every_kind_of_layer() -> None:
-    found = describe(FOLDER)
+@each
+def test_it_holds_every_kind_of_layer(folder: Path) -> None:
+    found = describe(folder)
     kinds = Counter((row["op"], row["state"]) for row in found["layers"])
     assert kinds.keys() == {
         (op, state) for op in ("linear", "conv2d", "matmul") for state in ("packed", "simulated")
@@ -90,8 +96,17 @@ def test_it_holds_every_kind_of_layer() -> None:
     assert any(row["name"].endswith("running_var") for row in found["tensors"])
 
 
+def test_products_by_row_are_known_since_format_2() -> None:
+    by_row = [
+        {m.per_row for m in load(folder).model.modules() if isinstance(m, PackedMatmul)}
+        for folder in FOLDERS
+    ]
+    assert by_row == [{False}, {False, True}]
+
+
 def write() -> None:
-    """Make the golden folder of this version."""
+    """Make the golden folder of the newest version."""
+    folder = FOLDERS[-1]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = MODELS["dat"].build(**CONFIG).eval()
@@ -127,11 +142,11 @@ def write() -> None:
     round_to_stored(model)
     source = Source("dat", CONFIG, "sr", 2, 1.0, "", "bitcompress.models.dat:DAT")
     edits = [{"edit": "identity", "names": folded}]
-    save_model(model, source, FOLDER, edits=edits, recipe="golden")
+    save_model(model, source, folder, edits=edits, recipe="golden")
     with torch.no_grad():
-        save_file({"input": x, "output": model(x)}, FOLDER / "expected.safetensors")
+        save_file({"input": x, "output": model(x)}, folder / "expected.safetensors")
     text = json.dumps({"fingerprint": fingerprint(model)}, indent=1)
-    (FOLDER / "expected.json").write_text(text + "\n")
+    (folder / "expected.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

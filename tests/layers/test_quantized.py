@@ -207,6 +207,36 @@ def test_products_of_shares_have_packed_twins_at_every_length(arithmetic: str) -
         made.exact = False
 
 
+@pytest.mark.parametrize("heads", [(1, 1), (3, 3)])
+def test_products_cut_by_row_have_packed_twins(heads: tuple[int, int], arithmetic: str) -> None:
+    made = QuantMatmul(4, 3, heads, per_row=True)
+    bound(made.a_quantizer, torch.tensor([0.0, 1.0]))
+    bound(made.b_quantizer, torch.tensor([-2.0, 2.5]))
+    packed = made.pack()
+    for length in (1, 2, 7, 50):
+        a, b = (3 * torch.randn(2, 3, 6, length)).softmax(-1), torch.randn(2, 3, length, 5)
+        assert close(packed(a, b), made(a, b), 4.0)
+        made.exact = True
+        assert torch.allclose(packed(a, b), made(a, b), rtol=0, atol=1e-6)
+        made.exact = False
+    for quantizer in (made.a_quantizer, made.b_quantizer):
+        quantizer.enabled = False
+    assert torch.equal(made(a, b), a @ b)
+
+
+def test_the_gradient_of_a_product_by_row_is_that_of_the_product() -> None:
+    made = QuantMatmul(8, 8, per_row=True)
+    made.a_quantizer.set_bounds(Bounds(torch.zeros(1), torch.ones(1)))
+    made.b_quantizer.set_bounds(Bounds(-4 * torch.ones(1), 4 * torch.ones(1)))
+    logits = torch.randn(2, 6, 20, requires_grad=True)
+    b = torch.randn(2, 20, 5, requires_grad=True)
+    seed = torch.randn(2, 6, 5)
+    found = torch.autograd.grad((made(logits.softmax(-1), b) * seed).sum(), (logits, b))
+    wanted = torch.autograd.grad(((logits.softmax(-1) @ b) * seed).sum(), (logits, b))
+    for got, want in zip(found, wanted, strict=True):
+        assert float((got - want).norm()) < 0.05 * float(want.norm())
+
+
 @pytest.mark.parametrize("shifted", [True, False])
 def test_packed_linear_with_equalised_channels_equals_the_layer(
     shifted: bool, arithmetic: str

@@ -127,6 +127,8 @@ const Kernels kAvx2 = {
     apply_row,
     apply_each,
     softmax_codes,
+    row_codes,
+    read_centred,
     exp2_row,
     cut,
     turn,

@@ -274,6 +274,8 @@ const Kernels kAvx512vnni = {
     apply_row,
     apply_each,
     softmax_codes,
+    row_codes,
+    read_centred,
     exp2_row,
     cut,
     turn,

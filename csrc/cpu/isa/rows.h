@@ -241,6 +241,14 @@ inline void read_row(const int32_t* __restrict sums, int64_t n, int32_t row_sum,
   }
 }
 
+inline void read_centred(const int32_t* __restrict sums, int64_t n, int32_t row_sum, double gain,
+                         double total, const double* __restrict centre,
+                         const double* __restrict mean, float* __restrict out) {
+  const double sum = row_sum;
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = static_cast<float>((sums[i] - sum * centre[i]) * gain + total * mean[i]);
+}
+
 inline void read_each(const int32_t* __restrict sums, int64_t n, const int32_t* __restrict row_sums,
                       const double* __restrict product, const double* __restrict row,
                       const double* __restrict constant, const double* __restrict bias,

@@ -75,6 +75,8 @@ const Kernels kScalar = {
     apply_row,
     apply_each,
     softmax_codes,
+    row_codes,
+    read_centred,
     exp2_row,
     cut,
     turn,

@@ -181,6 +181,22 @@ inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, flo
   }
 }
 
+// See Kernels::row_codes; rows as in softmax_block.
+inline void row_codes(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
+                      float top, uint8_t* out, float* gains) {
+  const float factor = 1.0f / scale, base = offset / scale, tie = near_tie(top, base);
+  for (int64_t r = 0; r < rows; ++r, x += stride, out += n) {
+    for (int64_t i = n; i % kLanes != 0; ++i) x[i] = x[0];
+    gains[r] = 1.0f / exponentials(x, n, largest(x, n));
+    for (int64_t i = 0; i < n; i += kCutBlock) {
+      const int64_t count = n - i < kCutBlock ? n - i : kCutBlock, whole = count / kLanes * kLanes;
+      if (cut_products(x + i, whole, factor, base, tie, top, out + i))
+        cut_quotients(x + i, whole, 1.0f, scale, offset, top, out + i);
+      cut_quotients(x + i + whole, count - whole, 1.0f, scale, offset, top, out + i + whole);
+    }
+  }
+}
+
 inline void softmax_codes(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
                           float offset, float top, uint8_t* out) {
   for (int64_t r = 0; r < rows; r += kSoftmaxRows) {

@@ -213,10 +213,18 @@ typedef struct bc_product {
   bc_matrices a; /* [m][k] */
   bc_matrices b; /* [n][k] */
   bc_operand_grid a_grid, b_grid;
+  int per_row; /* whether a holds attention weights that are cut relative to the largest of a row */
 } bc_product;
 
 /* out[b][m][n]: a and b are cut into codes as bc_encode does, their product is that of
- * bc_gemm_reals. Scratch: a few bytes for every code of one of the batch, kept by the calling
+ * bc_gemm_reals.
+ *
+ * per_row: a is cut as r = a / gain, gain the largest of the row and at least the smallest normal
+ * number; total is the sum of the row as bc_attend adds. With S, A and W as for bc_gemm_reals, the
+ * mean code c = W / k and the mean value c * sb + lb, out = float((S - A * c) * (gain * (sa * sb)) +
+ * total * (c * sb + lb)) in double. A NaN in a row makes the row NaN.
+ *
+ * Scratch: a few bytes for every code of one of the batch, kept by the calling
  * thread. */
 bc_status bc_multiply(const bc_product* product, float* out, int threads);
 
@@ -228,6 +236,7 @@ typedef struct bc_attention {
   bc_operand_grid q_grid, k_grid, p_grid, v_grid;
   const bc_term* terms;
   int64_t term_count;
+  int per_row; /* whether p is cut relative to the largest of its row */
 } bc_attention;
 
 /* out[b] = softmax(terms(q k^T)) v, both products on codes:
@@ -238,8 +247,9 @@ typedef struct bc_attention {
  *     of e in 16 partial sums, number i adding every 16th e from number i on, then 8 + 8, 4 + 4,
  *     2 + 2, 1 + 1 of them (low half + high half); p = e / s.
  *   - p and v are cut into codes; their product is that of bc_gemm_reals.
- * out [batch][queries][values]. The same bits at every level. A NaN among the logits of a row makes
- * all codes of p in it 0. Nothing of size queries * keys is written to memory. Scratch: a few
+ * With per_row e is cut, not p, and out is that of bc_multiply with per_row, gain 1 / s and
+ * total 1. out [batch][queries][values]. The same bits at every level. A NaN among the logits of a row makes
+ * all codes of p in it 0, with per_row the row NaN. Nothing of size queries * keys is written to memory. Scratch: a few
  * hundred KB a thread. */
 bc_status bc_attend(const bc_attention* attention, float* out, int threads);
 
@@ -273,8 +283,8 @@ static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
 static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 40, "they cross the C interface");
 static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
-static_assert(sizeof(bc_product) == 144, "bc_product crosses the C interface");
-static_assert(sizeof(bc_attention) == 248, "bc_attention crosses the C interface");
+static_assert(sizeof(bc_product) == 152, "bc_product crosses the C interface");
+static_assert(sizeof(bc_attention) == 256, "bc_attention crosses the C interface");
 #endif
 
 #endif /* BITCOMPRESS_BITS_H */
