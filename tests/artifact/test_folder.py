@@ -31,7 +31,7 @@ def test_all_files_and_a_manifest_of_them(tmp_path: Path) -> None:
     found = contents(place)
     assert found.keys() == {*FILES, "manifest.json"}
     table = json.loads(found["manifest.json"])
-    assert table["format_version"] == 2
+    assert table["format_version"] == 1
     assert table["files"] == {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in FILES.items()
