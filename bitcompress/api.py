@@ -150,8 +150,8 @@ def quantize(
         prepared = walk.prepare(teacher, example, chosen)
         walk.check_coverage(prepared, min_coverage)
         if target_bytes is not None:
-            # No layer may turn float afterwards: it would not fit any more.
-            chosen = chosen.set({"protect.float_share": 0.0})
+            # No layer may turn wider or float afterwards: it would not fit any more.
+            chosen = chosen.set({"protect.float_share": 0.0, "protect.loudest": False})
             prepared = _fitted(prepared, chosen, source, target_bytes)
     with stages("calibrate"):
         student, prepared = walk.put_on_grids(prepared, chosen, feed, progress)

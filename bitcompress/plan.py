@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -100,6 +100,37 @@ def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
             else replace(plan, weight_bits=wide, act_bits=wide, reason=reason)
         )
     return [chosen.get(plan.site.name, plan) for plan in plans]
+
+
+def widen(
+    plans: Sequence[Plan], errors: Mapping[str, float], recipe: Recipe
+) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
+    """Keep the layers wide that move the output most for their work, while the share allows it.
+
+    errors: how far each layer moves the output at its present width. What earlier rules and roles
+    keep wide counts in the share.
+    Returns: the plans, and the names of those that became wider.
+    """
+    total = sum(plan.site.macs for plan in plans)
+    wide = recipe.protect.bits
+
+    def narrow(plan: Plan) -> bool:
+        return plan.quantized and min(plan.weight_bits, plan.act_bits) < wide
+
+    left = recipe.protect.share * total
+    left -= sum(p.site.macs for p in plans if p.quantized and not narrow(p))
+    chosen: dict[str, Plan] = {}
+    heard = [p for p in plans if narrow(p) and errors.get(p.site.name, 0.0) > 0 and p.site.macs]
+    for plan in sorted(heard, key=lambda p: -errors[p.site.name] / p.site.macs):
+        if plan.site.macs > left:
+            continue
+        left -= plan.site.macs
+        share = 100 * plan.site.macs / total
+        chosen[plan.site.name] = replace(
+            plan, weight_bits=wide, act_bits=wide,
+            reason=f"loud: kept at {wide} bits, {share:.2f} % of the multiply-accumulates",
+        )  # fmt: skip
+    return tuple(chosen.get(plan.site.name, plan) for plan in plans), tuple(chosen)
 
 
 def coverage(plans: Sequence[Plan], state: State = "packed") -> float:

@@ -83,6 +83,8 @@ class Protect(_Part):
     float_share: float = Field(default=0.0, ge=0, le=1)
     """One that alone makes more than this share of the error before tuning stays float; 0: off."""
     roles: tuple[Role, ...] = ()
+    loudest: bool = False
+    """Whether what the roles leave goes to the layers whose error moves the output most."""
 
 
 class Calibration(_Part):

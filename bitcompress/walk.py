@@ -19,6 +19,7 @@ from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
 from bitcompress.calibrate.loud import loud_layers
 from bitcompress.calibrate.run import grids, quantizers, run_watched
+from bitcompress.calibrate.sensitivity import sensitivities
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
 from bitcompress.graph.capture import Captured, as_inputs, capture, capture_tree, private_copy
@@ -28,7 +29,7 @@ from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
-from bitcompress.plan import coverage, make_plans
+from bitcompress.plan import coverage, make_plans, widen
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
@@ -36,6 +37,9 @@ from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
 from bitcompress.train.distill import first_tensor
 
 Progress = Callable[[str, int, int], None]
+
+SENSITIVITY_RUNS = 32
+"""Runs whose mean says how far a layer moves the output: enough to rank the loudest."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +129,38 @@ def put_on_grids(
     if config.equalize:
         names = [plan.site.name for plan in prepared.plans if plan.quantized]
         equalize(student, feed.calibration(), names, strength=config.equalize)
-    set_bounds(
-        student,
-        feed.calibration(),
-        SEARCHES[config.search],
-        weight_search=SEARCHES[config.weight_search or config.search],
-        producers={plan.site.name: plan.site.producers for plan in prepared.plans},
-        progress=progress,
-    )
+
+    def search(only: Sequence[str] | None = None) -> None:
+        set_bounds(
+            student,
+            feed.calibration(),
+            SEARCHES[config.search],
+            weight_search=SEARCHES[config.weight_search or config.search],
+            producers={plan.site.name: plan.site.producers for plan in prepared.plans},
+            only=only,
+            progress=progress,
+        )
+
+    search()
+    protect = recipe.protect
+    if protect.loudest and protect.share and recipe.bits < min(protect.bits, protect.float_from):
+        prepared, wider = _widen_loudest(student, prepared, recipe, feed)
+        search(wider)
     return student, _free_loud(student, prepared, wide, recipe, feed)
+
+
+def _widen_loudest(
+    student: Rewritten, prepared: Prepared, recipe: Recipe, feed: Feed
+) -> tuple[Prepared, tuple[str, ...]]:
+    """Give the rest of the protected share to the layers that move the output most."""
+    layers = quant_layers(student)
+    inputs = (feed.training(step, 0, 1)[0][1] for step in range(SENSITIVITY_RUNS))
+    errors = sensitivities(student, layers, inputs, recipe.seed)
+    plans, wider = widen(prepared.plans, errors, recipe)
+    for name in wider:
+        for quantizer in quantizers(layers[name]):
+            quantizer.spec = replace(quantizer.spec, bits=recipe.protect.bits)
+    return replace(prepared, plans=plans), wider
 
 
 def _wide_layers(prepared: Prepared, recipe: Recipe) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from bitcompress.graph.capture import Captured, capture
 from bitcompress.graph.rewrite import Plan, insert
 from bitcompress.layers import QuantConv2d
 from bitcompress.models import MODELS
-from bitcompress.plan import coverage, make_plans, mean_bits
+from bitcompress.plan import coverage, make_plans, mean_bits, widen
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 
@@ -183,3 +183,31 @@ def test_protected_layers_stay_float_from_a_width_on(captured: Captured) -> None
         assert (plans["depth"].keep, plans["depth"].weight_bits) == (keep, width)
         assert plans["depth"].reason.startswith("depthwise: kept")
         assert plans["body.0"].keep == "packed"
+
+
+def test_the_rest_of_the_share_goes_to_the_loudest_for_their_work(captured: Captured) -> None:
+    recipe = Recipe.model_validate(
+        {"metadata": {"name": "mine"}, "bits": 4, "rules": [{"apply": {}}],
+         "protect": {"share": 0.4, "bits": 8, "loudest": True}}
+    )  # fmt: skip
+    plans = make_plans(captured, recipe)
+    total = sum(p.site.macs for p in plans)
+    names = [p.site.name for p in plans if p.quantized and p.site.macs]
+    errors = {name: float(2**i) for i, name in enumerate(names)}
+    made, wider = widen(plans, errors, recipe)
+    assert wider
+    spent = sum(p.site.macs for p in made if p.weight_bits == 8)
+    assert 0 < spent <= 0.4 * total
+    for plan in made:
+        assert (plan.weight_bits == plan.act_bits == 8) == (plan.site.name in wider)
+        assert ("loud" in plan.reason) == (plan.site.name in wider)
+    # Whoever is left out does not fit any more, or moves the output less for its work.
+    price = {p.site.name: errors[p.site.name] / p.site.macs for p in plans if p.site.name in errors}
+    for plan in plans:
+        if plan.site.name in price and plan.site.name not in wider:
+            louder = [n for n in wider if price[n] >= price[plan.site.name]]
+            taken = sum(p.site.macs for p in plans if p.site.name in louder)
+            assert taken + plan.site.macs > 0.4 * total
+    # What is wide already counts; without knowledge nothing is chosen.
+    assert widen(made, errors, recipe)[1] == ()
+    assert widen(plans, {}, recipe)[1] == ()

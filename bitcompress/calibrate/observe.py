@@ -6,7 +6,7 @@ a histogram beside it counts them. Weights are looked at exactly, row by row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -65,15 +65,18 @@ def calibrate(
     *,
     weight_search: BoundSearch | None = None,
     producers: dict[str, tuple[str, ...]] | None = None,
+    only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Set the bounds of every quantizer of `model`; gives the number of batches seen.
+    """Set the bounds of every quantizer of `model`, or of the layers that `only` names.
+
+    Returns: the number of batches seen.
 
     Raises: DataError if there is no batch, or a batch makes an activation that is not finite.
     """
-    layers = quant_layers(model)
-    set_weight_bounds(model, weight_search or search, progress)
-    histograms, count = observe(model, batches, progress)
+    layers = _chosen(model, only)
+    _set_weight_bounds(layers, weight_search or search, progress)
+    histograms, count = _observe(model, layers, batches, progress)
     for number, (name, layer) in enumerate(layers.items()):
         if progress is not None:
             progress(f"activation bounds ({name})", number + 1, len(layers))
@@ -93,7 +96,16 @@ def set_weight_bounds(
     model: Rewritten, search: BoundSearch, progress: Progress | None = None
 ) -> None:
     """Set the bounds of every weight quantizer from the weights alone."""
-    layers = quant_layers(model)
+    _set_weight_bounds(quant_layers(model), search, progress)
+
+
+def _chosen(model: Rewritten, only: Collection[str] | None) -> dict[str, nn.Module]:
+    return {n: layer for n, layer in quant_layers(model).items() if only is None or n in only}
+
+
+def _set_weight_bounds(
+    layers: Mapping[str, nn.Module], search: BoundSearch, progress: Progress | None
+) -> None:
     for number, (name, layer) in enumerate(layers.items()):
         if progress is not None:
             progress(f"weight bounds ({name})", number + 1, len(layers))
@@ -106,14 +118,23 @@ def observe(
     model: Rewritten, batches: Iterable[Any], progress: Progress | None = None
 ) -> tuple[dict[UniformQuantizer, Histogram], int]:
     """Histograms of what every activation quantizer sees on clean float activations."""
+    return _observe(model, quant_layers(model), batches, progress)
+
+
+def _observe(
+    model: Rewritten,
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[Any],
+    progress: Progress | None,
+) -> tuple[dict[UniformQuantizer, Histogram], int]:
     watched = {
         q: Histogram(q.spec, q.lower.numel())
-        for layer in quant_layers(model).values()
+        for layer in layers.values()
         for _, q in activation_quantizers(layer)
     }
     hooks = [
         layer.register_forward_pre_hook(_counter(layer, watched))
-        for outer in quant_layers(model).values()
+        for outer in layers.values()
         for layer in outer.modules()
         if isinstance(layer, QuantLinear | QuantConv2d | QuantMatmul)
     ]

@@ -80,7 +80,7 @@ def fit(
     accelerator = _accelerator(device)
     params = [p for group in groups for p in group.params]
     optimizer = torch.optim.Adam(
-        [{"params": list(g.params), "lr": g.lr} for g in groups], betas=config.betas
+        [{"params": list(g.params), "lr": g.lr} for g in groups], betas=config.betas, fused=True
     )
     checkpoint = None if folder is None else folder / "train.ckpt"
     result = FitResult(processes=accelerator.num_processes)
