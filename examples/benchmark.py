@@ -44,6 +44,8 @@ def row(arguments: argparse.Namespace) -> None:
     scale = result.source.scale or 1
     sets = [_named(open_pictures(path, scale=scale), path) for path in arguments.set]
     api.measure(result, sets, progress=progress)
+    if arguments.keep is not None:
+        api.save(result, arguments.keep)
     report = result.report
     kept: dict[str, Any] = {
         "model": arguments.model,
@@ -189,6 +191,7 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--threads", type=int, default=2)
     one.add_argument("--quick", action="store_true")
+    one.add_argument("--keep", type=Path, default=None, help="Folder for the packed model.")
     one.set_defaults(run=row)
     timed = commands.add_parser("speed")
     timed.add_argument("--model", required=True, help="Name in the table.")
