@@ -20,7 +20,7 @@ from bitcompress.artifact import save as save
 from bitcompress.budget import fit_budget
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
-from bitcompress.errors import GateError, Unavailable, UsageError
+from bitcompress.errors import GateError, UsageError
 from bitcompress.feed import BatchFeed, Feed, PictureFeed, synthetic_example
 from bitcompress.graph.capture import private_copy
 from bitcompress.graph.intercept import Rewritten
@@ -32,6 +32,7 @@ from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
 from bitcompress.plan import coverage, mean_bits
 from bitcompress.recipe import Recipe
+from bitcompress.train.place import check_device
 
 Progress = Callable[[str, int, int], None]
 MIN_PARITY_DB = 30.0
@@ -134,8 +135,7 @@ def quantize(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    if device != "cpu":
-        raise Unavailable(f"device {device!r}: only cpu is there so far; leave --device out")
+    check_device(device)
     keep_large_blocks()
     chosen = resolve(recipe, bits, seed, overrides)
     torch.manual_seed(chosen.seed)

@@ -35,6 +35,7 @@ from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
 from bitcompress.train.distill import first_tensor
+from bitcompress.train.place import own_device, placed, sent
 
 Progress = Callable[[str, int, int], None]
 
@@ -227,10 +228,12 @@ def tune_student(
         steps, train.betas, train.schedule, train.warmup, train.save_every,
         f"{fingerprint}|{feed.fingerprint}|{recipe.to_yaml()}",
     )  # fmt: skip
-    return tune(
-        student, teacher, feed.training, config, fit,
-        device=device, folder=folder, resume=resume, progress=progress,
-    )  # fmt: skip
+    place = own_device(device)
+    with placed([student, teacher], place):
+        return tune(
+            student, teacher, sent(feed.training, place), config, fit,
+            device=device, folder=folder, resume=resume, progress=progress,
+        )  # fmt: skip
 
 
 def layer_sqnr(

@@ -58,7 +58,9 @@ def _passed(example: dict[str, Any] | None, source: Any) -> Any:
 @click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.0, metavar="SHARE",
               help="Fail (exit 4) if a smaller share of the work would run on codes.")  # fmt: skip
 @click.option("--seed", type=int, help="Seed of patches and training; that of the recipe if not.")
-@click.option("--device", default="cpu", show_default=True, help="Where to calibrate and train.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where to train: cpu, cuda or cuda:N."
+)
 @click.option("--dry-run", is_flag=True, help="Say what each layer would become, and stop.")
 @click.option("--resume", is_flag=True, help="Go on where a run that was broken off stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace what FOLDER holds.")

@@ -1,0 +1,75 @@
+"""Where training runs: models and batches go to a device, and the models come back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitcompress.errors import Unavailable
+from bitcompress.train.loop import BatchSource
+
+
+def check_device(device: str) -> None:
+    """Raise Unavailable where torch does not know or does not see the device."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise Unavailable(f"--device {device!r} is no device: give cpu, cuda or cuda:N") from error
+    if kind == "cpu":
+        return
+    if kind != "cuda" or not torch.cuda.is_available():
+        raise Unavailable(
+            f"--device {device!r}: torch {torch.__version__} sees no such device here; "
+            "leave --device out to train on the CPU"
+        )
+
+
+def own_device(device: str) -> str:
+    """The device of this process: of many, each has a GPU of its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+@contextmanager
+def placed(models: Sequence[nn.Module], device: str) -> Iterator[None]:
+    """Hold all numbers of the models on a device; afterwards they are on the CPU again.
+
+    Parameters that were taken out of the model stay on the meta device. A tensor keeps its
+    identity, so ties stay ties.
+    """
+    try:
+        _move(models, device)
+        yield
+    finally:
+        _move(models, "cpu")
+
+
+def _move(models: Sequence[nn.Module], device: str) -> None:
+    for model in models:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type != "meta":
+                tensor.data = tensor.data.to(device)
+
+
+def sent(batch: BatchSource, device: str) -> BatchSource:
+    """The same batches, their tensors on the device."""
+
+    def source(step: int, process: int, processes: int) -> list[tuple[float, Any]]:
+        return [(weight, to(part, device)) for weight, part in batch(step, process, processes)]
+
+    return batch if device == "cpu" else source
+
+
+def to(value: Any, device: str) -> Any:
+    """Inputs with every tensor in them on the device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: to(part, device) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to(part, device) for part in value)
+    return value
