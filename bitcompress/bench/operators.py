@@ -159,7 +159,7 @@ def attention(case: Case, threads: int) -> Work:
     bits = (case.act_bits, case.act_bits)
     weights = torch.full((1, 1, 1), 1 / ((1 << case.act_bits) - 1)), torch.zeros(1, 1, 1)
     qk = ProductGrids((scale, offset), (scale, offset), bits)
-    av = ProductGrids(weights, (scale, offset), bits)
+    av = ProductGrids(weights, (scale, offset), bits, per_row=True)
     terms = [Term(bias, False, (batch, tokens, tokens))]
     return Work(
         lambda: lambda: attend(q, k, v, terms, qk, av), rivals.attention(q, k, v, bias, threads),

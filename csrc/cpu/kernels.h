@@ -97,7 +97,8 @@ struct Kernels {
   // have room for n rounded up to 16.
   void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
                         float offset, float top, uint8_t* out);
-  // The codes of what softmax divides by the sum of its row, and 1 / that sum.
+  // The codes of what softmax divides by the sum of its row, and 1 / that sum. out has room for n
+  // rounded up to 16 codes in its last row.
   void (*row_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
                     float top, uint8_t* out, float* gains);
   // out[i] = float((sums[i] - row_sum * centre[i]) * gain + total * mean[i]) in double.

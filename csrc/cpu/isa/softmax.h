@@ -181,18 +181,56 @@ inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, flo
   }
 }
 
-// See Kernels::row_codes; rows as in softmax_block.
+// Codes of 2^((x - m) log2 e) by multiplication, without writing the powers; gives their sum, or a
+// number below 0 where a code lies too near to a tie. Codes are written in whole groups of kLanes.
+inline float cut_exponentials(const float* x, int64_t n, float m, float factor, float base,
+                              float tie, float top, uint8_t* out) {
+  Reals sums[kVectors] = {}, most{};
+  const auto group = [&](int64_t i, int v) {
+    const Reals e = power_of_two((load(x + i + v * kVector) - all(m)) * all(kLog2E));
+    const Reals u = clamp_real(e * all(factor) - all(base), all(top));
+    const Reals sum = u + 8388608.0f;
+    const Reals apart = u - (sum - 8388608.0f);
+    const Reals far = apart < -apart ? -apart : apart;
+    most = far > most ? far : most;
+    store_codes(out + i + v * kVector, sum);
+    return e;
+  };
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + group(i, v);
+  }
+  if (whole < n) {
+    float rest[kLanes];
+    for (int v = 0; v < kVectors; ++v) store(rest + v * kVector, group(whole, v));
+    for (int64_t j = n - whole; j < kLanes; ++j) rest[j] = 0.0f;
+    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + load(rest + v * kVector);
+  }
+  Reals lanes[kVectors] = {};
+  lanes[0] = most;
+  const bool near = folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+  return near ? -1.0f : folded(sums, [](float a, float b) { return a + b; });
+}
+
+// See Kernels::row_codes. Largest logits of a few rows first, so that no row waits for its own.
 inline void row_codes(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
                       float top, uint8_t* out, float* gains) {
   const float factor = 1.0f / scale, base = offset / scale, tie = near_tie(top, base);
-  for (int64_t r = 0; r < rows; ++r, x += stride, out += n) {
-    for (int64_t i = n; i % kLanes != 0; ++i) x[i] = x[0];
-    gains[r] = 1.0f / exponentials(x, n, largest(x, n));
-    for (int64_t i = 0; i < n; i += kCutBlock) {
-      const int64_t count = n - i < kCutBlock ? n - i : kCutBlock, whole = count / kLanes * kLanes;
-      if (cut_products(x + i, whole, factor, base, tie, top, out + i))
-        cut_quotients(x + i, whole, 1.0f, scale, offset, top, out + i);
-      cut_quotients(x + i + whole, count - whole, 1.0f, scale, offset, top, out + i + whole);
+  for (int64_t first = 0; first < rows; first += kSoftmaxRows) {
+    const int64_t end = first + kSoftmaxRows < rows ? first + kSoftmaxRows : rows;
+    for (int64_t r = first; r < end; ++r) {
+      float* row = x + r * stride;
+      for (int64_t i = n; i % kLanes != 0; ++i) row[i] = row[0];
+      gains[r] = largest(row, n);
+    }
+    for (int64_t r = first; r < end; ++r) {
+      float* row = x + r * stride;
+      float sum = cut_exponentials(row, n, gains[r], factor, base, tie, top, out + r * n);
+      if (sum < 0) {
+        sum = exponentials(row, n, gains[r]);
+        cut_quotients(row, n, 1.0f, scale, offset, top, out + r * n);
+      }
+      gains[r] = 1.0f / sum;
     }
   }
 }
