@@ -20,6 +20,9 @@ from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matm
 from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
 from bitcompress.graph.scope import KINDS, Scopes, track
 
+DEVICE = Tensor.device.__get__
+"""The function that reads where a tensor is."""
+
 
 class Call(NamedTuple):
     """Where a function call stands."""
@@ -107,6 +110,16 @@ class Rewritten(nn.Module):
             track(fresh.net, fresh.scopes, fresh._intercepting)
         return fresh
 
+    def device_of(self, tensor: Tensor) -> torch.device:
+        """Where a tensor is; an emptied parameter is where the model is.
+
+        Forwards ask their first parameter where to put their inputs.
+        """
+        if not any(tensor is parameter for parameter in self.parameters()):
+            return tensor.device
+        held = (t.device for t in (*self.parameters(), *self.buffers()) if not t.is_meta)
+        return next(held, torch.device("cpu"))
+
     def _intercepting(self) -> _Interceptor:
         return _Interceptor(self)
 
@@ -148,6 +161,8 @@ class _Interceptor(TorchFunctionMode):
         kind = KINDS.get(func)
         kwargs = kwargs or {}
         if kind is None:
+            if func == DEVICE and not isinstance(args[0], Deferred) and args[0].is_meta:
+                return self.model.device_of(args[0])
             if self.deferrals.pending:
                 return self._beside_waiting(func, args, kwargs)
             return func(*args, **kwargs)

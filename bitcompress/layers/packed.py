@@ -77,10 +77,11 @@ def pad_for(x: Tensor, geometry: ConvGeometry) -> Tensor:
 class _PackedWeight(nn.Module):
     """What PackedLinear and PackedConv2d hold: weight codes, their reading, the input's grid.
 
-    The codes are the buffer `weight` of the state dict and the attribute `codes`.
+    The codes are the buffer `weight` of the state dict and the attribute `codes`. The scale is a
+    parameter: models ask their first one what type and device they compute in.
     """
 
-    weight_scale: Tensor
+    weight_scale: nn.Parameter
     weight_offset: Tensor
     input_scale: Tensor
     input_offset: Tensor
@@ -102,7 +103,7 @@ class _PackedWeight(nn.Module):
         self.weight_shape, self.weight_bits = weight.shape, weight.bits
         self.input_bits = input_bits
         self._buffers["weight"] = weight.data
-        self.register_buffer("weight_scale", weight.scale)
+        self.weight_scale = nn.Parameter(weight.scale.detach(), requires_grad=False)
         self.register_buffer("weight_offset", weight.offset)
         self.register_buffer("input_scale", input_scale.detach().reshape(1).clone())
         self.register_buffer("input_offset", input_offset.detach().reshape(1).clone())

@@ -59,7 +59,13 @@ def sdpa(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=m.bias)
 
 
-FUSED = {"plain": plain, "biased": biased, "with modules": with_modules}
+def asked(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    logits = q @ k.mT
+    bias = torch.zeros(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return (logits + bias).softmax(-1) @ v
+
+
+FUSED = {"plain": plain, "asked where": asked, "biased": biased, "with modules": with_modules}
 
 
 def clipped(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
