@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from bitcompress.errors import DataError
 from bitcompress.graph.capture import as_inputs
 from bitcompress.quant.uniform import UniformQuantizer
 
@@ -17,6 +18,27 @@ from bitcompress.quant.uniform import UniformQuantizer
 def quantizers(model: nn.Module) -> list[UniformQuantizer]:
     """Every quantizer of a model or layer."""
     return [module for module in model.modules() if isinstance(module, UniformQuantizer)]
+
+
+def check_numbers(x: Tensor, name: str) -> None:
+    """Raise DataError if what a layer meets holds NaN or infinite numbers."""
+    if not bool(torch.isfinite(x).all()):
+        raise DataError(
+            f"{name} meets NaN or infinite numbers on the calibration data: look at the data, and "
+            "at the layers before it"
+        )
+
+
+def check_weights(layers: Mapping[str, nn.Module]) -> None:
+    """Raise DataError if a weight or bias of these layers holds NaN or infinite numbers."""
+    for name, layer in layers.items():
+        for leaf, parameter in layer.named_parameters():
+            own = leaf.rpartition(".")[2] in ("weight", "bias")
+            if own and not bool(torch.isfinite(parameter).all()):
+                raise DataError(
+                    f"the {leaf} of {name} holds NaN or infinite numbers: the model is broken, "
+                    "take a sound checkpoint"
+                )
 
 
 @contextmanager

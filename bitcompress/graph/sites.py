@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from bitcompress.graph import facts
+from bitcompress.graph.arguments import TO_FLOAT, type_name
 from bitcompress.graph.calls import einsum_refusal
 from bitcompress.graph.intercept import tensor_at
 from bitcompress.graph.record import OTHER_LAYERS, Recording
@@ -174,8 +175,11 @@ def module_site(name: str, module: nn.Module) -> Site:
     ):
         return site.refused("its weight is rebuilt by a hook (weight_norm): remove it first")
     weight = module.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        return site.refused(f"its weight is {getattr(weight, 'dtype', type(weight).__name__)}")
+    if not isinstance(weight, Tensor):
+        return site.refused(f"its weight is {type(weight).__name__}")
+    if weight.dtype != torch.float32:
+        convert = TO_FLOAT * weight.is_floating_point()
+        return site.refused(f"its weight is {type_name(weight)}{convert}")
     return site
 
 
