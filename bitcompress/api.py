@@ -5,6 +5,7 @@ Every step is public on its own (bitcompress.walk); nothing here branches on a m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from bitcompress.artifact import save as save
 from bitcompress.budget import fit_budget
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
-from bitcompress.errors import GateError, UsageError
+from bitcompress.errors import GateError, NothingPacked, UsageError
 from bitcompress.feed import BatchFeed, Feed, PictureFeed, synthetic_example
 from bitcompress.graph.capture import private_copy
 from bitcompress.graph.intercept import Rewritten
@@ -30,7 +31,7 @@ from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
 from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
-from bitcompress.plan import coverage, mean_bits
+from bitcompress.plan import coverage, mean_bits, nothing_packed
 from bitcompress.recipe import Recipe
 from bitcompress.train.place import check_device
 
@@ -130,6 +131,7 @@ def quantize(
     data: None (a small packaged set, for models of pictures), a folder, a PictureSet, or batches
     (tensors, tuples of arguments, dicts of keywords) of which the first 64 are kept.
     Returns: a Result; `save` writes it to a folder.
+    Warns: NothingPacked with the reasons, where not one layer could be packed.
     Raises: LoadError, CaptureError, RecipeError, DataError; GateError if the packed model does not
     compute what the simulated one does.
     """
@@ -171,6 +173,9 @@ def quantize(
             f"packed and simulated output differ by {near.psnr_db:.1f} dB, at least "
             f"{MIN_PARITY_DB:.0f} dB is the law; please report this model"
         )
+    nothing = nothing_packed(prepared.plans)
+    if nothing:
+        warnings.warn(nothing, NothingPacked, stacklevel=2)
     report = build_report(
         model=student,
         float_model=net,
@@ -190,7 +195,7 @@ def quantize(
             "model": source.to_json(),
             "data": feed.description,
             "calibration_pictures": list(feed.seen),
-            "notes": list(prepared.notes),
+            "notes": [*prepared.notes, *filter(None, [nothing])],
             "parity": {"psnr_db": near.psnr_db, "changed_share": near.changed_share},
             "training": {
                 "method": chosen.train.method,

@@ -18,23 +18,30 @@ from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
 from bitcompress.calibrate.loud import loud_layers
-from bitcompress.calibrate.run import grids, quantizers, run_watched
+from bitcompress.calibrate.run import check_weights, grids, quantizers, run_watched
 from bitcompress.calibrate.sensitivity import sensitivities
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
-from bitcompress.graph.capture import Captured, as_inputs, capture, capture_tree, private_copy
+from bitcompress.graph.arguments import tensors_of
+from bitcompress.graph.capture import (
+    Captured,
+    as_inputs,
+    capture,
+    capture_tree,
+    check_alive,
+    private_copy,
+)
 from bitcompress.graph.decompose import decompose
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
-from bitcompress.plan import coverage, make_plans, widen
+from bitcompress.plan import coverage, make_plans, nothing_packed, widen
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
-from bitcompress.train.distill import first_tensor
 from bitcompress.train.place import own_device, placed, sent
 
 Progress = Callable[[str, int, int], None]
@@ -63,6 +70,7 @@ def prepare(model: nn.Module, example: Any, recipe: Recipe) -> Prepared:
 
     Raises: CaptureError if it fails on the example; RecipeError if a rule matches nothing.
     """
+    check_alive(model)
     net = private_copy(model)
     edits: list[dict[str, Any]] = []
     opened = decompose(net)
@@ -86,7 +94,8 @@ def check_coverage(prepared: Prepared, least: float) -> None:
         named = "; ".join(f"{p.site.name} ({p.reason})" for p in worst[:5])
         raise CaptureError(
             f"coverage is {100 * prepared.coverage:.1f} % of the multiply-accumulates, "
-            f"{100 * least:.1f} % was asked for; largest of the others: {named}"
+            f"{100 * least:.1f} % was asked for; "
+            + (nothing_packed(prepared.plans) or f"largest of the others: {named}")
         )
 
 
@@ -121,11 +130,13 @@ def put_on_grids(
     """Insert trainable layers on grids and find their bounds.
 
     Returns: the student, and the plans as carried out: loud ones of the layers kept wide are float.
+    Raises: DataError naming the layer whose weights or inputs are not finite.
     """
     wide = _wide_layers(prepared, recipe)
     student = insert(prepared.captured, prepared.plans)
     if not any(plan.quantized for plan in prepared.plans):
         return student, prepared
+    check_weights(quant_layers(student))
     config = recipe.calibration
     if config.equalize:
         names = [plan.site.name for plan in prepared.plans if plan.quantized]
@@ -300,13 +311,27 @@ def pack(
     with torch.no_grad():
         for layer in exact:
             layer.exact = True
-        simulated = first_tensor(student(*args, **kwargs))
+        simulated = _compared(student(*args, **kwargs))
         for layer in exact:
             layer.exact = False
         keep = frozenset(plan.site.name for plan in plans if plan.keep == "simulated")
         pack_layers(student, keep)
-        packed = first_tensor(student(*args, **kwargs))
+        packed = _compared(student(*args, **kwargs))
     return parity(simulated, packed, peak)
+
+
+def _compared(out: Any) -> Tensor:
+    """The first tensor of an output, one of real numbers where there is one.
+
+    Raises: CaptureError where there is none.
+    """
+    found = [torch.view_as_real(t) if t.is_complex() else t for t in tensors_of(out)]
+    if not found:
+        raise CaptureError(
+            f"the model returns {type(out).__name__} without a tensor, so what packing does to it "
+            "cannot be checked: let its forward return a tensor, or one in a tuple, list or dict"
+        )
+    return next((t for t in found if t.is_floating_point()), found[0]).double()
 
 
 def parity(one: Tensor, two: Tensor, peak: float | None = None) -> Parity:

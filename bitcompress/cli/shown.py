@@ -82,9 +82,9 @@ def size(figures: Mapping[str, Any]) -> None:
     if "float_bytes" not in figures:
         click.echo(f"size: {packed}")
         return
-    click.echo(
-        f"size: {figures['float_bytes']:,} bytes float, {packed}: {figures['ratio']:.2f}x smaller"
-    )
+    ratio = figures["ratio"]
+    verdict = f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x LARGER"
+    click.echo(f"size: {figures['float_bytes']:,} bytes float, {packed}: {verdict}")
 
 
 def speed(figures: Mapping[str, Any]) -> None:
@@ -101,8 +101,13 @@ def speed(figures: Mapping[str, Any]) -> None:
     shape = ", ".join("x".join(map(str, sides)) for sides in figures["input"])
     click.echo(
         f"speed: {', '.join(words)}{verdict} (best of {figures['repeats']}, input {shape}, "
-        f"{figures['threads']} threads, load {figures['load']:.2f})"
+        f"{counted(figures['threads'], 'thread')}, load {figures['load']:.2f})"
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 thread, 2 threads."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def timed_kernels(fastest: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from bitcompress.errors import CaptureError
 from bitcompress.graph.record import OTHER_LAYERS, Inputs, Recording, record
@@ -59,6 +60,18 @@ def as_inputs(example: Any) -> Inputs:
         f"example inputs are a {type(example).__name__}; give a tensor, a tuple of arguments or a "
         "dict of keyword arguments"
     )
+
+
+def check_alive(model: nn.Module) -> None:
+    """Raise CaptureError if a parameter or buffer holds no numbers."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise CaptureError(f"{name} has no shape yet: run the model once on an example input")
+        if tensor.is_meta:
+            raise CaptureError(
+                f"{name} is on the meta device, where tensors have no numbers: load the weights "
+                "first"
+            )
 
 
 def private_copy(model: nn.Module) -> nn.Module:
