@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from bitcompress.artifact import checks
 from bitcompress.artifact.source import Source
-from bitcompress.errors import BitcompressError, LoadError, UsageError
+from bitcompress.errors import LoadError, UsageError
 from bitcompress.graph.capture import plain_numbers
 from bitcompress.graph.decompose import decompose
 from bitcompress.models import MODELS
@@ -111,10 +111,9 @@ def _from_factory(source: Source, size: int) -> nn.Module:
             net = from_factory(source.arch, source.config)
         if not _leftovers(net):
             return net
-    except BitcompressError:
-        raise
     except Exception:
-        # Code that computes with its parameters while it builds them needs them alive.
+        # Code that computes with its parameters while it builds them needs them alive; what else
+        # is wrong, the second try says.
         pass
     with torch.random.fork_rng(devices=[]):
         return from_factory(source.arch, source.config)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bitcompress.errors import DataError
+from bitcompress.errors import BitcompressError, DataError
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.quant.uniform import UniformQuantizer
 
@@ -41,6 +42,20 @@ def check_weights(layers: Mapping[str, nn.Module]) -> None:
                 )
 
 
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> None:
+    """One batch through the model. Raises: DataError where the model does not take it."""
+    try:
+        model(*args, **kwargs)
+    except (BitcompressError, MemoryError):
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of((args, kwargs)))
+        raise DataError(
+            f"the model fails on batch {number} of the data ({shapes or 'no tensor'}): "
+            f"{type(error).__name__}: {error}; give batches that it takes, like its example input"
+        ) from error
+
+
 @contextmanager
 def grids(chosen: Iterable[UniformQuantizer], *, on: bool) -> Iterator[None]:
     """Have these quantizers on or off inside; each is afterwards as it was."""
@@ -65,13 +80,14 @@ def run_watched(
     """Run each batch with all grids on or off, and take the hooks off at the end.
 
     `after` hears the number of batches run so far. Returns: how many there were.
+    Raises: DataError naming a batch that the model does not take.
     """
     handles, count = list(hooks), 0
     try:
         with grids(quantizers(model), on=on), torch.no_grad():
             for batch in batches:
                 args, kwargs = as_inputs(batch)
-                model(*args, **kwargs)
+                _run(model, args, kwargs, count + 1)
                 count += 1
                 if after is not None:
                     after(count)

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bitcompress.artifact.store import jsonable
+from bitcompress.cli.group import real_stdout
 
 MOST_SKIPPED = 10
 
 
 def as_json(value: Any) -> None:
     """A value on stdout; what JSON cannot hold (infinite, NaN) becomes null."""
-    click.echo(json.dumps(jsonable(value), indent=1, allow_nan=False))
+    click.echo(json.dumps(jsonable(value), indent=1, allow_nan=False), file=real_stdout())
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -180,8 +181,9 @@ def summary(report: Mapping[str, Any], output: Path) -> None:
     """What a finished run came to."""
     states = report["states"]
     click.echo(
-        f"{states['packed']} layers packed, {states['simulated']} simulated, {states['float']} "
-        f"float; {100 * report['capture']['coverage']:.1f} % of the multiply-accumulates on codes"
+        f"{counted(states['packed'], 'layer')} packed, {states['simulated']} simulated, "
+        f"{states['float']} float; {100 * report['capture']['coverage']:.1f} % of the "
+        "multiply-accumulates on codes"
     )
     size(report["size"])
     quality(report["quality"])

@@ -137,3 +137,44 @@ def test_training_that_diverges(cli: Cli, checkpoint: Path, tmp_path: Path) -> N
     assert done.exit_code == 5, done.output
     assert "lower the learning rates" in one_sentence(done)
     assert not (tmp_path / "o").exists()
+
+
+TALKATIVE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        print("forward says hello")
+        return self.conv(x)
+
+def make():
+    print("factory says hello")
+    return Net()
+"""
+
+
+def test_what_a_network_prints_stays_out_of_the_json(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkative_net.py").write_text(TALKATIVE)
+    monkeypatch.chdir(tmp_path)
+    state = {f"conv.{k}": v for k, v in torch.nn.Conv2d(3, 3, 3).state_dict().items()}
+    torch.save(state, tmp_path / "m.pth")
+    words = ("inspect", "m.pth", "--arch", "talkative_net:make", "--input", "x=1x3x9x9")
+    done = cli(*words, "--json")
+    assert done.exit_code == 0, done.output
+    assert [row["name"] for row in json.loads(done.stdout)["layers"]] == ["conv"]
+    assert "factory says hello" in done.stderr and "forward says hello" in done.stderr
+    assert "factory says hello" in cli(*words).stdout
+
+
+def test_a_packed_model_is_no_checkpoint(cli: Cli, packed: Path, tmp_path: Path) -> None:
+    for path in (packed, packed / "model.safetensors"):
+        done = cli("quantize", path, "--bits", "4", "-o", tmp_path / "o")
+        assert done.exit_code == 3
+        assert "is a packed model already: give the float checkpoint" in one_sentence(done)
+    assert not (tmp_path / "o").exists()
