@@ -130,6 +130,7 @@ def quantize(
 
     data: None (a small packaged set, for models of pictures), a folder, a PictureSet, or batches
     (tensors, tuples of arguments, dicts of keywords) of which the first 64 are kept.
+    quick: the recipe's quick_steps; steps that `overrides` name win.
     Returns: a Result; `save` writes it to a folder.
     Warns: NothingPacked with the reasons, where not one layer could be packed.
     Raises: LoadError, CaptureError, RecipeError, DataError; GateError if the packed model does not
@@ -140,6 +141,9 @@ def quantize(
     check_device(device)
     keep_large_blocks()
     chosen = resolve(recipe, bits, seed, overrides)
+    said = overrides or {}
+    if quick and "train.steps" in said and "train.quick_steps" not in said:
+        chosen = chosen.set({"train.quick_steps": said["train.steps"]})
     torch.manual_seed(chosen.seed)
     stages = Stages()
     with stages("load"):

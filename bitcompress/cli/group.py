@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import traceback
@@ -51,6 +52,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # the reader of stdout has seen enough; click ends quietly
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+                _fail(ctx, f"stdout cannot be written: {error.strerror}", 2, "OutputError")
             kind = type(error).__name__
             seen = "" if _verbose(ctx) else "-v shows where; "
             _fail(ctx, f"unexpected {kind}: {error} ({seen}please report it)", 1, kind)
@@ -73,7 +76,8 @@ def real_stdout() -> Any:
 def _as_json(ctx: click.Context, message: str, code: int, kind: str) -> None:
     if _json(ctx):
         error = {"type": kind, "message": message, "exit_code": code}
-        click.echo(json.dumps({"error": error}))
+        with contextlib.suppress(OSError):  # stdout may be what failed; stderr tells it, too
+            click.echo(json.dumps({"error": error}))
 
 
 def _fail(ctx: click.Context, message: str, code: int, kind: str) -> NoReturn:

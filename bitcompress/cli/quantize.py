@@ -14,11 +14,11 @@ import click
 from torch import nn
 
 from bitcompress import api, walk
-from bitcompress.artifact import Source, check_place, describe
+from bitcompress.artifact import Source, check_place, check_writable, describe
 from bitcompress.cli import shown
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
-from bitcompress.data.images import write_whole
+from bitcompress.data.images import check_target, write_whole
 from bitcompress.errors import DataError, NothingPacked, Unavailable, UsageError
 from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
@@ -66,6 +66,7 @@ def run_quantize(net: nn.Module, source: Source, job: Job, progress: Any) -> Non
     if job.output is None:
         raise UsageError("give --output, the folder to write")
     check_place(job.output, job.overwrite)
+    check_writable(job.output)
     known = source.scale is not None or source.task == "classify"
     if job.example is None and not known:
         raise UsageError("the network is not known: give the shapes of its inputs with --input")
@@ -264,6 +265,10 @@ def run_analyze(
     progress: Any,
 ) -> None:
     """`bitcompress analyze`."""
+    if output is not None:
+        if output.suffix.lower() != ".png":
+            raise UsageError(f"{output}: the picture of the table is a .png")
+        check_target(output)
     rows = api.analyze(net, example, data=data, progress=progress, source=source)
     if output is not None:
         from bitcompress.measure.picture import sensitivity_sheet
