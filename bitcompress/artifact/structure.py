@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bitcompress.artifact import checks
 from bitcompress.artifact.index import Index
 from bitcompress.errors import LoadError
-from bitcompress.layers import ConvGeometry, PackedMatmul, QuantMatmul, SplitLinear
+from bitcompress.layers import CONVOLUTIONS, ConvGeometry, PackedMatmul, QuantMatmul, SplitLinear
+from bitcompress.layers.geometry import Convolution, refusal
 
 PRODUCTS = (PackedMatmul, QuantMatmul)
 
@@ -136,21 +137,33 @@ def _module(net: nn.Module, name: str, what: str) -> nn.Module:
 def _check_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
     place = _module(net, name, "the layer")
     wanted, geometry = _sizes(layer)
-    kind = nn.Linear if len(wanted) == 2 else nn.Conv2d
+    kind = _float_kind(geometry)
     if not isinstance(place, kind):
         raise LoadError(
             f"{checks.shorten(name)} is a {type(place).__name__} in the model and a "
             f"{kind.__name__} in the file"
         )
-    if tuple(place.weight.shape) != wanted:
+    shape = wanted if geometry is None else geometry.float_shape(wanted)
+    if tuple(place.weight.shape) != shape:
         raise LoadError(
-            f"{checks.shorten(name)} is {tuple(place.weight.shape)} in the model and {wanted} in "
+            f"{checks.shorten(name)} is {tuple(place.weight.shape)} in the model and {shape} in "
             "the file"
         )
-    if isinstance(place, nn.Conv2d) and _geometry(place) != geometry:
+    if isinstance(place, CONVOLUTIONS) and (
+        refusal(place) or ConvGeometry.of_layer(place) != geometry
+    ):
         raise LoadError(
             f"{checks.shorten(name)} has another stride, padding or dilation in the file"
         )
+
+
+def _float_kind(geometry: ConvGeometry | None) -> type[nn.Linear] | type[Convolution]:
+    """The layer of torch that a layer of this geometry was made from."""
+    if geometry is None:
+        return nn.Linear
+    if geometry.up is None:
+        return nn.Conv1d if geometry.line else nn.Conv2d
+    return nn.ConvTranspose1d if geometry.line else nn.ConvTranspose2d
 
 
 def _sizes(layer: Any) -> tuple[tuple[int, ...], ConvGeometry | None]:
@@ -159,18 +172,6 @@ def _sizes(layer: Any) -> tuple[tuple[int, ...], ConvGeometry | None]:
         return (sum(rows for rows, _ in parts), parts[0][1]), None
     shape = layer.weight_shape if hasattr(layer, "weight_shape") else layer.weight.shape
     return tuple(shape), getattr(layer, "geometry", None)
-
-
-def _geometry(conv: nn.Conv2d) -> ConvGeometry:
-    padding = conv.padding if isinstance(conv.padding, str) else _pair(conv.padding)
-    return ConvGeometry.of(
-        _pair(conv.kernel_size), _pair(conv.stride), padding, _pair(conv.dilation), conv.groups,
-        conv.padding_mode,
-    )  # fmt: skip
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return values[0], values[1]
 
 
 def _check_tensor(net: nn.Module, name: str, stored: Stored) -> None:

@@ -70,8 +70,11 @@ class _Moments:
         if not isinstance(module, QuantLinear | QuantConv2d):
             return
         x = args[0].detach().double()
-        x = x[None] if x.dim() == 1 else x
-        axis = module.channel_axis % x.dim() if x.dim() != 3 or module.channel_axis == -1 else 0
+        if isinstance(module, QuantConv2d):
+            x = module.geometry.opened(x)
+        elif x.dim() == 1:
+            x = x[None]
+        axis = module.channel_axis % x.dim()
         others = [d for d in range(x.dim()) if d != axis]
         self.total = self.total + x.sum(others)
         self.square = self.square + x.square().sum(others)

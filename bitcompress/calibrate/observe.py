@@ -166,8 +166,8 @@ def _counter(
                 for q, x in zip((module.a_quantizer, module.b_quantizer), args, strict=False)
             ]
         elif isinstance(module, QuantLinear | QuantConv2d):
-            alone = isinstance(module, QuantConv2d) and args[0].dim() == 3
-            x = args[0][None] if alone else args[0]
+            x = args[0]
+            x = module.geometry.opened(x) if isinstance(module, QuantConv2d) else x
             seen = [(module.input_quantizer, module.normalised(x))]
         else:
             return

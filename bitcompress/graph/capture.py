@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bitcompress.errors import CaptureError
-from bitcompress.graph.record import OTHER_LAYERS, Inputs, Recording, record
+from bitcompress.graph.record import LAYERS, Inputs, Recording, record
 from bitcompress.graph.site import Site
 from bitcompress.graph.sites import changing_calls, fixed_heads, module_site, recorded_sites
 from bitcompress.graph.sizes import other_sizes
@@ -144,10 +144,9 @@ def capture(net: nn.Module, example: Any, *, second_size: bool = True) -> Captur
 
 def capture_tree(net: nn.Module) -> Captured:
     """See a model by its module tree alone: layers without shapes or roles, no functional calls."""
-    kinds = (nn.Linear, nn.Conv2d, *OTHER_LAYERS)
     sites = [
         module_site(name, module) for name, module in net.named_modules()
-        if isinstance(module, kinds)
+        if isinstance(module, LAYERS)
     ]  # fmt: skip
     note = "no recorded run: functional products are not seen"
     return Captured(net, ((), {}), None, tuple(sites), "module", (note,))

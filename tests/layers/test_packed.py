@@ -67,7 +67,7 @@ def test_a_geometry_means_what_conv2d_means(arguments: dict[str, Any], mode: Any
             pad_for(x, geometry), conv.weight, None, geometry.stride, geometry.padding,
             geometry.dilation, geometry.groups,
         )  # fmt: skip
-        assert torch.allclose(geometry.crop(y), conv(x), atol=1e-6)
+        assert torch.allclose(geometry.closed(y, x), conv(x), atol=1e-6)
 
 
 # ---- State --------------------------------------------------------------------------------------
