@@ -72,7 +72,7 @@ def _tensor(reader: Reader, spec: Spec, kind: str, name: str) -> Stored:
     coding = Coding.from_json(checks.entry(spec, "as", name), name)
     tensor = reader.take(shape, DTYPES[dtype], coding, name)
     floats = tensor.is_floating_point() or tensor.is_complex()
-    if kind == "parameter" and (not floats or not bool(torch.isfinite(tensor).all())):
+    if kind == "parameter" and floats and not bool(torch.isfinite(tensor).all()):
         raise LoadError(f"{name} is no parameter of finite numbers: the file is damaged")
     return Stored(shape, kind == "buffer", tensor)
 

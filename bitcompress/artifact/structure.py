@@ -182,8 +182,17 @@ def _check_tensor(net: nn.Module, name: str, stored: Stored) -> None:
         kind = "buffer" if stored.buffer else "parameter"
         raise LoadError(f"the file has the {kind} {checks.shorten(name)}, the model does not")
     old = table[leaf]
+    if old is not None and stored.tensor is not None and _real(old) != _real(stored.tensor):
+        raise LoadError(
+            f"{checks.shorten(name)} is {old.dtype} in the model and {stored.tensor.dtype} in the "
+            "file"
+        )
     if old is not None and tuple(old.shape) != stored.shape:
         raise LoadError(
             f"{checks.shorten(name)} is {tuple(old.shape)} in the model and {stored.shape} in the "
             "file"
         )
+
+
+def _real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -116,7 +116,10 @@ CASES: dict[str, tuple[Change, str]] = {
         spec("parameter", shape=[1 << 16, 1 << 14], **{"as": ["value", 0.0]}), "times one number"
     ),
     "a type": (spec("parameter", dtype="object"), "unknown type"),
-    "a whole parameter": (spec("parameter", dtype="int64", **{"as": ["value", 3]}), "no parameter"),
+    "a whole parameter": (
+        spec("parameter", dtype="int64", **{"as": ["value", 3]}),
+        "float32 in the model and torch.int64 in the file|to nothing",
+    ),
     "a tensor in use without numbers": (without_numbers, "no numbers in the file and nothing"),
     "a renamed key": (lambda i: i["tree"].update(nurm=i["tree"].pop("norm")), "'nurm'"),
     "a missing tensor": (lambda i: i["tree"]["norm"].pop("bias"), "the model has|to nothing"),
