@@ -31,6 +31,7 @@ from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
 from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
+from bitcompress.parity import is_steady
 from bitcompress.plan import coverage, mean_bits, nothing_packed
 from bitcompress.recipe import Recipe
 from bitcompress.train.place import check_device
@@ -172,11 +173,15 @@ def quantize(
         peak = source.image_range if source.scale is not None else None
         near = walk.pack(student, prepared.plans, example, peak)
         round_to_stored(student)
-    if near.psnr_db < MIN_PARITY_DB:
+    if not near.psnr_db >= MIN_PARITY_DB:
+        steady = is_steady(teacher, example)
         raise GateError(
             f"packed and simulated output differ by {near.psnr_db:.1f} dB, at least "
-            f"{MIN_PARITY_DB:.0f} dB is the law; please report this model"
-        )
+            f"{MIN_PARITY_DB:.0f} dB is the law; "
+            + ("please report this model" if steady else
+               "the float model itself gives another output when it runs again on the same input: "
+               "make its forward depend on its inputs alone")
+        )  # fmt: skip
     nothing = nothing_packed(prepared.plans)
     if nothing:
         warnings.warn(nothing, NothingPacked, stacklevel=2)
@@ -302,6 +307,8 @@ def analyze(
 
 
 def _opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
+    if isinstance(model, Rewritten):
+        raise UsageError("the model is packed already: give the float model that it was made from")
     if isinstance(model, nn.Module):
         found = Source(
             arch="", config={}, task=None, scale=getattr(model, "scale", None),

@@ -22,7 +22,6 @@ from bitcompress.calibrate.run import check_weights, grids, quantizers, run_watc
 from bitcompress.calibrate.sensitivity import sensitivities
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
-from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import (
     Captured,
     as_inputs,
@@ -37,6 +36,7 @@ from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
+from bitcompress.parity import Parity, compared, parity, run_on_codes
 from bitcompress.plan import coverage, make_plans, nothing_packed, widen
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
@@ -274,27 +274,18 @@ def _comparer(layer: nn.Module, sums: list[float], quantized: bool) -> Any:
     inside = [False]
 
     def compare(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        out = out.detach()
         if inside[0]:
             return
         inside[0] = True
         with grids(own, on=not quantized):
-            other = module(*args)
+            other = module(*args).detach()
         inside[0] = False
         exact = other if quantized else out
         sums[0] += float(exact.double().square().sum())
         sums[1] += float((other - out).double().square().sum())
 
     return compare
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far the packed model is from the simulated one on one input."""
-
-    psnr_db: float
-    """Between both outputs; the peak is the range of pictures, or of the simulated output."""
-    changed_share: float
-    """The share of 8-bit output values that differ."""
 
 
 def pack(
@@ -308,36 +299,15 @@ def pack(
     args, kwargs = as_inputs(example)
     layers = [m for layer in quant_layers(student).values() for m in layer.modules()]
     exact = [m for m in layers if isinstance(m, QuantLinear | QuantConv2d | QuantMatmul)]
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for layer in exact:
             layer.exact = True
-        simulated = _compared(student(*args, **kwargs))
+        torch.manual_seed(0)  # a forward that draws random numbers draws the same ones twice
+        simulated = compared(run_on_codes(student, args, kwargs))
         for layer in exact:
             layer.exact = False
         keep = frozenset(plan.site.name for plan in plans if plan.keep == "simulated")
         pack_layers(student, keep)
-        packed = _compared(student(*args, **kwargs))
+        torch.manual_seed(0)
+        packed = compared(run_on_codes(student, args, kwargs))
     return parity(simulated, packed, peak)
-
-
-def _compared(out: Any) -> Tensor:
-    """The first tensor of an output, one of real numbers where there is one.
-
-    Raises: CaptureError where there is none.
-    """
-    found = [torch.view_as_real(t) if t.is_complex() else t for t in tensors_of(out)]
-    if not found:
-        raise CaptureError(
-            f"the model returns {type(out).__name__} without a tensor, so what packing does to it "
-            "cannot be checked: let its forward return a tensor, or one in a tuple, list or dict"
-        )
-    return next((t for t in found if t.is_floating_point()), found[0]).double()
-
-
-def parity(one: Tensor, two: Tensor, peak: float | None = None) -> Parity:
-    """PSNR between two outputs, and the share of values that differ once cut to 8 bits."""
-    span = peak or float(one.max() - one.min()) or 1.0
-    error = float((one - two).double().square().mean())
-    psnr = math.inf if error == 0 else 10 * math.log10(span**2 / error)
-    codes = [((t - one.min()) / span * 255).round() for t in (one, two)]
-    return Parity(psnr, float((codes[0] != codes[1]).double().mean()))

@@ -14,7 +14,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import bitcompress
-from bitcompress.errors import CaptureError, DataError, NothingPacked
+from bitcompress.errors import (
+    CaptureError,
+    DataError,
+    GateError,
+    LoadError,
+    NothingPacked,
+    RecipeError,
+    UsageError,
+)
 from bitcompress.graph.arguments import tensors_of
 
 FEW = {"train.steps": 2}
@@ -201,3 +209,144 @@ def test_a_forward_may_ask_the_first_parameter_where_it_is(
     packed = bitcompress.load(tmp_path / "out", model=make()).model
     assert torch.equal(packed(x), result.model(x))
     assert not any(p.requires_grad for p in packed.parameters())
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (lambda y: torch.from_numpy(y.detach().numpy()), "no gradient comes through the model"),
+        (lambda y: torch.add(y, 1, out=torch.empty_like(y)), "the model fails while it is tuned"),
+    ],
+    ids=["numpy", "out="],
+)
+def test_a_forward_without_gradients_goes_without_tuning(
+    after: Callable[[Tensor], Any], said: str
+) -> None:
+    torch.manual_seed(0)
+    net, x = Net(after).eval(), torch.rand(4, 8)
+    with pytest.raises(RecipeError, match=rf"{said}.*--set train\.method=none"):
+        quantized(net, x)
+    result = bitcompress.quantize(net, x, bits=4, data=[x], overrides={"train.method": "none"})
+    assert result.report["parity"]["psnr_db"] == float("inf")
+
+
+def test_random_numbers_in_a_forward_are_no_wrong_operator() -> None:
+    torch.manual_seed(0)
+    net = Net(before=lambda net, x: x + torch.randn_like(x)).eval()
+    result = quantized(net, torch.rand(4, 8))
+    assert result.report["parity"]["psnr_db"] == float("inf")
+
+
+def test_a_model_that_changes_from_run_to_run_is_told_from_a_wrong_operator() -> None:
+    torch.manual_seed(0)
+    runs: list[int] = []
+    net = Net(before=lambda net, x: x * (runs.append(1) or (-1.0) ** len(runs)))  # type: ignore[func-returns-value]
+    with pytest.raises(GateError, match="the float model itself gives another output"):
+        bitcompress.quantize(net.eval(), torch.rand(4, 8), bits=8, data=[torch.rand(4, 8)] * 2)
+
+
+class Force(nn.Module):
+    """The gradient of an energy, as potentials of atoms have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (force,) = torch.autograd.grad(self.energy(x).sum(), x)
+        return force
+
+
+def test_a_forward_that_differentiates_cannot_be_packed() -> None:
+    x = torch.rand(4, 8)
+    with pytest.raises(CaptureError, match=r"fails on codes.*keep: float"):
+        bitcompress.quantize(Force().eval(), x, bits=8, data=[x])
+
+
+class Mapped(nn.Module):
+    """Its layer runs under vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.outside = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.outside(torch.func.vmap(self.inside)(x))
+        return out
+
+
+def test_layers_under_vmap_stay_float() -> None:
+    result = quantized(Mapped().eval(), torch.rand(4, 8))
+    assert states(result) == {"inside": "float", "outside": "packed"}
+    assert "torch.func" in result.report["layers"][0]["reason"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, on its own TorchScript
+def test_compiled_modules_are_quantized_as_what_they_were_made_of(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.rand(4, 8)
+    inner = nn.Sequential(net, nn.Linear(8, 8)).eval()
+    for model in (torch.compile(net), nn.Sequential(torch.compile(inner[0]), inner[1])):
+        result = quantized(model, x)  # type: ignore[arg-type]
+        assert set(states(result).values()) == {"packed"}
+        assert not any("_orig_mod" in name for name in states(result))
+        bitcompress.save(result, tmp_path / "out", overwrite=True)
+        plain = net if isinstance(result.model.net, Net) else inner
+        for skeleton in (plain, model):
+            packed = bitcompress.load(tmp_path / "out", model=skeleton).model  # type: ignore[arg-type]
+            assert torch.equal(packed(x), result.model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, on its own TorchScript
+def test_what_is_no_float_model_of_python_is_refused() -> None:
+    net, x = nn.Sequential(nn.Linear(8, 8)).eval(), torch.rand(4, 8)
+    with pytest.raises(CaptureError, match="TorchScript, whose code is frozen"):
+        quantized(torch.jit.trace(net, x), x)
+    with pytest.raises(UsageError, match="packed already: give the float model"):
+        quantized(quantized(net, x).model, x)
+
+
+class Kept(nn.Module):
+    """Parameters and buffers of every sort beside a layer."""
+
+    def __init__(self, dtype: torch.dtype = torch.int64) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.whole = nn.Parameter(torch.arange(3).to(dtype), requires_grad=False)
+        self.empty = nn.Parameter(torch.zeros(0))
+        self.short = nn.Parameter(torch.rand(3).bfloat16())
+        self.register_buffer("bad", torch.tensor([float("inf"), float("nan")]))
+        self.register_buffer("turn", torch.rand(2, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x) + self.whole.sum()
+        return out
+
+
+def test_odd_tensors_beside_the_layers_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Kept().eval(), torch.rand(4, 8)
+    result = quantized(net, x)
+    bitcompress.save(result, tmp_path / "out")
+    packed = bitcompress.load(tmp_path / "out", model=Kept()).model
+    assert torch.equal(packed(x), result.model(x))
+    for name in ("whole", "empty", "short", "turn"):
+        got, wanted = getattr(packed.net, name), getattr(net, name)
+        assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+    with pytest.raises(LoadError, match="'whole' is torch.float32 in the model and torch.int64"):
+        bitcompress.load(tmp_path / "out", model=Kept(torch.float32))
+
+
+def test_modules_that_lie_deep_come_back(tmp_path: Path) -> None:
+    def deep() -> nn.Module:
+        net: nn.Module = nn.Linear(8, 8)
+        for _ in range(100):
+            net = nn.Sequential(net)
+        return net.eval()
+
+    result = quantized(deep(), torch.rand(4, 8))
+    bitcompress.save(result, tmp_path / "out")
+    packed = bitcompress.load(tmp_path / "out", model=deep()).model
+    assert torch.equal(packed(torch.ones(1, 8)), result.model(torch.ones(1, 8)))

@@ -166,7 +166,7 @@ def _counter(
                 for q, x in zip((module.a_quantizer, module.b_quantizer), args, strict=False)
             ]
         elif isinstance(module, QuantLinear | QuantConv2d):
-            x = args[0]
+            x = args[0].detach()
             x = module.geometry.opened(x) if isinstance(module, QuantConv2d) else x
             seen = [(module.input_quantizer, module.normalised(x))]
         else:

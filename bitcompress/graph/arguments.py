@@ -58,6 +58,8 @@ def operands_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> li
 def oddness(operands: Sequence[Tensor]) -> str:
     """Why operands have no grids: they are no dense float32 numbers; empty where they are."""
     for tensor in operands:
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return "runs inside torch.func (vmap, grad)"
         if tensor.layout != torch.strided:
             return f"an operand is {str(tensor.layout).removeprefix('torch.')}"
     for tensor in operands[:2]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -79,8 +80,13 @@ def private_copy(model: nn.Module) -> nn.Module:
 
     Raises: CaptureError if the model holds what cannot be copied.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "the model is TorchScript, whose code is frozen: give the Python model, or the "
+            "exported program of it"
+        )
     try:
-        net = copy.deepcopy(model, plain_numbers(model))
+        net = without_compilers(copy.deepcopy(model, plain_numbers(model)))
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
@@ -90,6 +96,25 @@ def private_copy(model: nn.Module) -> nn.Module:
         return net.eval()
     except NotImplementedError:
         return _of_fixed_mode(net)
+
+
+def without_compilers(net: nn.Module) -> nn.Module:
+    """The same tree with the module in the place of each that torch.compile made of one.
+
+    What a compiler has taken over cannot be followed; compile the packed model instead.
+    """
+    if _is_compiled(net):
+        return without_compilers(net.get_submodule("_orig_mod"))
+    for module in list(net.modules()):
+        for name, child in list(module._modules.items()):
+            if child is not None and _is_compiled(child):
+                module._modules[name] = without_compilers(child.get_submodule("_orig_mod"))
+    return net
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile made it; asked by name, as the compiler is slow to import."""
+    return "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
 
 
 def plain_numbers(model: nn.Module) -> dict[int, Any]:
