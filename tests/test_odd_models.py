@@ -89,7 +89,7 @@ def test_any_shape_of_output_comes_out_as_it_was(
 
 def test_an_output_without_a_tensor_cannot_be_checked() -> None:
     with pytest.raises(CaptureError, match="returns float without a tensor"):
-        net, x = Net(lambda y: float(y.sum())).eval(), torch.rand(4, 8)
+        net, x = Net(lambda y: y.detach().sum().item()).eval(), torch.rand(4, 8)
         bitcompress.quantize(net, x, bits=4, data=[x], overrides={"train.method": "none"})
 
 
@@ -216,8 +216,9 @@ def test_a_forward_may_ask_the_first_parameter_where_it_is(
     [
         (lambda y: torch.from_numpy(y.detach().numpy()), "no gradient comes through the model"),
         (lambda y: torch.add(y, 1, out=torch.empty_like(y)), "the model fails while it is tuned"),
+        (lambda y: Sample("x", y.detach()), "no gradient comes through the model"),
     ],
-    ids=["numpy", "out="],
+    ids=["numpy", "out=", "detached"],
 )
 def test_a_forward_without_gradients_goes_without_tuning(
     after: Callable[[Tensor], Any], said: str
@@ -318,7 +319,7 @@ class Kept(nn.Module):
         self.empty = nn.Parameter(torch.zeros(0))
         self.short = nn.Parameter(torch.rand(3).bfloat16())
         self.register_buffer("bad", torch.tensor([float("inf"), float("nan")]))
-        self.register_buffer("turn", torch.rand(2, dtype=torch.complex64))
+        self.turn = nn.Parameter(torch.rand(2, dtype=torch.complex64))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x) + self.whole.sum()
