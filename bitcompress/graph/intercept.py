@@ -8,6 +8,7 @@ in `products`. So the Python control flow of the original stays, and every input
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ class Rewritten(nn.Module):
             with _Interceptor(self) as mode:
                 y = self.net(*args, **kwargs)
             self.fusions = mode.deferrals.fusions
-            return computed(y, "the output") if mode.deferrals.pending else y
+            return _delivered(y) if mode.deferrals.pending else y
         finally:
             # Hooks do not see an interrupt from the keyboard: no frame may outlive its run.
             self.scopes.stack = outside
@@ -192,6 +193,28 @@ class _Interceptor(TorchFunctionMode):
         ):
             self.deferrals.flush(name)
         return func(*args, **kwargs)
+
+
+def _delivered(out: Any) -> Any:
+    """An output with every number in it computed; containers stay of their kind."""
+    if isinstance(out, Deferred):
+        return computed(out, "the output")
+    if isinstance(out, tuple) and hasattr(out, "_make"):
+        return out._make(_delivered(part) for part in out)
+    if type(out) in (tuple, list):
+        return type(out)(_delivered(part) for part in out)
+    if isinstance(out, dict):
+        for key, part in list(out.items()):
+            done = _delivered(part)
+            if done is not part:
+                out[key] = done
+    elif dataclasses.is_dataclass(out) and not isinstance(out, type | nn.Module):
+        for field in dataclasses.fields(out):
+            part = getattr(out, field.name, None)
+            done = _delivered(part)
+            if done is not part:
+                object.__setattr__(out, field.name, done)
+    return out
 
 
 def _run(

@@ -180,8 +180,21 @@ def _made(report: Mapping[str, Any]) -> list[str]:
         f"The outputs of the packed model and of its simulation in float {near}; "
         f"{100 * parity['changed_share']:.3f} % of the 8-bit values differ.",
     ]
+    lines += _fusions(report.get("fusions", {}))
     notes = [f"- {note}" for note in (*report["capture"]["notes"], *_own_notes(report))]
     return [*lines, "", *notes]
+
+
+def _fusions(fusions: Mapping[str, Any]) -> list[str]:
+    """How many attentions ran in one pass, and what kept others from it."""
+    refusals = fusions.get("refusals", {})
+    if not fusions.get("fused") and not refusals:
+        return []
+    text = f"Attentions that ran in one pass: {fusions['fused']}."
+    if refusals:
+        asked = ", ".join(f"`{name}` ({count})" for name, count in refusals.items())
+        text += f" Others ran one product after the other; their numbers were read by {asked}."
+    return [text]
 
 
 def _own_notes(report: Mapping[str, Any]) -> list[str]:
