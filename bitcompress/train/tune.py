@@ -64,6 +64,8 @@ def _followed(student: Rewritten, args: tuple[Any, ...], kwargs: dict[str, Any])
     without = "set train.method to none to go without tuning (--set train.method=none)"
     try:
         out = first_tensor(student(*args, **kwargs))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RecipeError(f"the model fails while it is tuned: {error}; {without}") from error
     if not out.requires_grad:
