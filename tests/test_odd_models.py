@@ -24,6 +24,7 @@ from bitcompress.errors import (
     UsageError,
 )
 from bitcompress.graph.arguments import tensors_of
+from bitcompress.parity import parity
 
 FEW = {"train.steps": 2}
 
@@ -351,3 +352,22 @@ def test_modules_that_lie_deep_come_back(tmp_path: Path) -> None:
     bitcompress.save(result, tmp_path / "out")
     packed = bitcompress.load(tmp_path / "out", model=deep()).model
     assert torch.equal(packed(torch.ones(1, 8)), result.model(torch.ones(1, 8)))
+
+
+def test_infinities_of_an_output_are_no_difference() -> None:
+    torch.manual_seed(0)
+    mask = torch.full((4, 8), float("-inf")).triu(1)
+    net, x = Net(lambda y: (y + mask, y.log())).eval(), torch.rand(4, 8)
+    result = bitcompress.quantize(net, x, bits=8, data=[x])
+    assert result.report["parity"] == {"psnr_db": float("inf"), "changed_share": 0.0}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_infinity_on_one_side_alone_is_one(bad: float) -> None:
+    one = torch.rand(4, 8)
+    two = one.clone()
+    assert parity(one, two).psnr_db == float("inf")
+    two[1, 2] = bad
+    assert not parity(one, two).psnr_db >= 30 and parity(one, two).changed_share == 1 / 32
+    nothing = torch.zeros(0)
+    assert parity(nothing, nothing).psnr_db == float("inf")

@@ -54,6 +54,10 @@ def loud_layers(
 
 
 def _joined(out: Any) -> Tensor:
-    """All numbers of an output, however nested, as one row of float64."""
-    parts = [t.detach().double().flatten() for t in tensors_of(out) if not t.is_complex()]
+    """All numbers of an output, however nested, as one row of float64; infinities tell nothing."""
+    parts = [
+        torch.nan_to_num(t.detach().double().flatten(), 0.0, 0.0, 0.0)
+        for t in tensors_of(out)
+        if not t.is_complex()
+    ]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])
