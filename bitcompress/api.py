@@ -5,6 +5,7 @@ Every step is public on its own (bitcompress.walk); nothing here branches on a m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from bitcompress.artifact import save as save
 from bitcompress.budget import fit_budget
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
-from bitcompress.errors import GateError, UsageError
+from bitcompress.errors import GateError, NothingPacked, UsageError
 from bitcompress.feed import BatchFeed, Feed, PictureFeed, synthetic_example
 from bitcompress.graph.capture import private_copy
 from bitcompress.graph.intercept import Rewritten
@@ -30,7 +31,8 @@ from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
 from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
-from bitcompress.plan import coverage, mean_bits
+from bitcompress.parity import is_steady
+from bitcompress.plan import coverage, mean_bits, nothing_packed
 from bitcompress.recipe import Recipe
 from bitcompress.train.place import check_device
 
@@ -129,7 +131,9 @@ def quantize(
 
     data: None (a small packaged set, for models of pictures), a folder, a PictureSet, or batches
     (tensors, tuples of arguments, dicts of keywords) of which the first 64 are kept.
+    quick: the recipe's quick_steps; steps that `overrides` name win.
     Returns: a Result; `save` writes it to a folder.
+    Warns: NothingPacked with the reasons, where not one layer could be packed.
     Raises: LoadError, CaptureError, RecipeError, DataError; GateError if the packed model does not
     compute what the simulated one does.
     """
@@ -138,6 +142,9 @@ def quantize(
     check_device(device)
     keep_large_blocks()
     chosen = resolve(recipe, bits, seed, overrides)
+    said = overrides or {}
+    if quick and "train.steps" in said and "train.quick_steps" not in said:
+        chosen = chosen.set({"train.quick_steps": said["train.steps"]})
     torch.manual_seed(chosen.seed)
     stages = Stages()
     with stages("load"):
@@ -166,11 +173,18 @@ def quantize(
         peak = source.image_range if source.scale is not None else None
         near = walk.pack(student, prepared.plans, example, peak)
         round_to_stored(student)
-    if near.psnr_db < MIN_PARITY_DB:
+    if not near.psnr_db >= MIN_PARITY_DB:
+        steady = is_steady(teacher, example)
         raise GateError(
             f"packed and simulated output differ by {near.psnr_db:.1f} dB, at least "
-            f"{MIN_PARITY_DB:.0f} dB is the law; please report this model"
-        )
+            f"{MIN_PARITY_DB:.0f} dB is the law; "
+            + ("please report this model" if steady else
+               "the float model itself gives another output when it runs again on the same input: "
+               "make its forward depend on its inputs alone")
+        )  # fmt: skip
+    nothing = nothing_packed(prepared.plans)
+    if nothing:
+        warnings.warn(nothing, NothingPacked, stacklevel=2)
     report = build_report(
         model=student,
         float_model=net,
@@ -190,7 +204,7 @@ def quantize(
             "model": source.to_json(),
             "data": feed.description,
             "calibration_pictures": list(feed.seen),
-            "notes": list(prepared.notes),
+            "notes": [*prepared.notes, *filter(None, [nothing])],
             "parity": {"psnr_db": near.psnr_db, "changed_share": near.changed_share},
             "training": {
                 "method": chosen.train.method,
@@ -293,6 +307,8 @@ def analyze(
 
 
 def _opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
+    if isinstance(model, Rewritten):
+        raise UsageError("the model is packed already: give the float model that it was made from")
     if isinstance(model, nn.Module):
         found = Source(
             arch="", config={}, task=None, scale=getattr(model, "scale", None),

@@ -65,6 +65,10 @@ class NotPackable(BitcompressError):
     """A layer cannot be stored and run in bits; the message is the reason for the report."""
 
 
+class NothingPacked(UserWarning):
+    """A model went through and no layer of it is packed; the message says why."""
+
+
 class Interrupted(BitcompressError):
     """A run was stopped from outside; its state is kept and it can be resumed."""
 

@@ -13,6 +13,7 @@ from bitcompress.graph.rewrite import Plan, State
 from bitcompress.graph.site import Site
 from bitcompress.recipe import Apply, Bits, Recipe, Selector
 
+MOST_REASONS = 3
 QUANTIZABLE = ("linear", "conv2d", "matmul")
 
 
@@ -131,6 +132,25 @@ def widen(
             reason=f"loud: kept at {wide} bits, {share:.2f} % of the multiply-accumulates",
         )  # fmt: skip
     return tuple(chosen.get(plan.site.name, plan) for plan in plans), tuple(chosen)
+
+
+def nothing_packed(plans: Sequence[Plan]) -> str:
+    """What to say where no layer is packed: the reasons, commonest first; empty where one is."""
+    if any(plan.keep == "packed" for plan in plans):
+        return ""
+    if not plans:
+        return "nothing is packed: the model has no layer and no product that multiplies"
+    names: dict[str, list[str]] = {}
+    for plan in plans:
+        names.setdefault(plan.reason or f"{plan.keep}, as the recipe says", []).append(
+            plan.site.name or "the model itself"
+        )
+    common = sorted(names.items(), key=lambda item: -len(item[1]))[:MOST_REASONS]
+    told = "; ".join(
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''} ({reason})"
+        for reason, where in common
+    )
+    return f"nothing is packed: {told}"
 
 
 def coverage(plans: Sequence[Plan], state: State = "packed") -> float:

@@ -18,23 +18,30 @@ from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
 from bitcompress.calibrate.loud import loud_layers
-from bitcompress.calibrate.run import grids, quantizers, run_watched
+from bitcompress.calibrate.run import check_weights, grids, quantizers, run_watched
 from bitcompress.calibrate.sensitivity import sensitivities
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
-from bitcompress.graph.capture import Captured, as_inputs, capture, capture_tree, private_copy
+from bitcompress.graph.capture import (
+    Captured,
+    as_inputs,
+    capture,
+    capture_tree,
+    check_alive,
+    private_copy,
+)
 from bitcompress.graph.decompose import decompose
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
-from bitcompress.plan import coverage, make_plans, widen
+from bitcompress.parity import Parity, compared, parity, run_on_codes
+from bitcompress.plan import coverage, make_plans, nothing_packed, widen
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 from bitcompress.train import FitConfig, FitResult, TuneConfig, tune
-from bitcompress.train.distill import first_tensor
 from bitcompress.train.place import own_device, placed, sent
 
 Progress = Callable[[str, int, int], None]
@@ -63,6 +70,7 @@ def prepare(model: nn.Module, example: Any, recipe: Recipe) -> Prepared:
 
     Raises: CaptureError if it fails on the example; RecipeError if a rule matches nothing.
     """
+    check_alive(model)
     net = private_copy(model)
     edits: list[dict[str, Any]] = []
     opened = decompose(net)
@@ -86,7 +94,8 @@ def check_coverage(prepared: Prepared, least: float) -> None:
         named = "; ".join(f"{p.site.name} ({p.reason})" for p in worst[:5])
         raise CaptureError(
             f"coverage is {100 * prepared.coverage:.1f} % of the multiply-accumulates, "
-            f"{100 * least:.1f} % was asked for; largest of the others: {named}"
+            f"{100 * least:.1f} % was asked for; "
+            + (nothing_packed(prepared.plans) or f"largest of the others: {named}")
         )
 
 
@@ -121,11 +130,13 @@ def put_on_grids(
     """Insert trainable layers on grids and find their bounds.
 
     Returns: the student, and the plans as carried out: loud ones of the layers kept wide are float.
+    Raises: DataError naming the layer whose weights or inputs are not finite.
     """
     wide = _wide_layers(prepared, recipe)
     student = insert(prepared.captured, prepared.plans)
     if not any(plan.quantized for plan in prepared.plans):
         return student, prepared
+    check_weights(quant_layers(student))
     config = recipe.calibration
     if config.equalize:
         names = [plan.site.name for plan in prepared.plans if plan.quantized]
@@ -263,27 +274,18 @@ def _comparer(layer: nn.Module, sums: list[float], quantized: bool) -> Any:
     inside = [False]
 
     def compare(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        out = out.detach()
         if inside[0]:
             return
         inside[0] = True
         with grids(own, on=not quantized):
-            other = module(*args)
+            other = module(*args).detach()
         inside[0] = False
         exact = other if quantized else out
         sums[0] += float(exact.double().square().sum())
         sums[1] += float((other - out).double().square().sum())
 
     return compare
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far the packed model is from the simulated one on one input."""
-
-    psnr_db: float
-    """Between both outputs; the peak is the range of pictures, or of the simulated output."""
-    changed_share: float
-    """The share of 8-bit output values that differ."""
 
 
 def pack(
@@ -297,22 +299,15 @@ def pack(
     args, kwargs = as_inputs(example)
     layers = [m for layer in quant_layers(student).values() for m in layer.modules()]
     exact = [m for m in layers if isinstance(m, QuantLinear | QuantConv2d | QuantMatmul)]
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for layer in exact:
             layer.exact = True
-        simulated = first_tensor(student(*args, **kwargs))
+        torch.manual_seed(0)  # a forward that draws random numbers draws the same ones twice
+        simulated = compared(run_on_codes(student, args, kwargs))
         for layer in exact:
             layer.exact = False
         keep = frozenset(plan.site.name for plan in plans if plan.keep == "simulated")
         pack_layers(student, keep)
-        packed = first_tensor(student(*args, **kwargs))
+        torch.manual_seed(0)
+        packed = compared(run_on_codes(student, args, kwargs))
     return parity(simulated, packed, peak)
-
-
-def parity(one: Tensor, two: Tensor, peak: float | None = None) -> Parity:
-    """PSNR between two outputs, and the share of values that differ once cut to 8 bits."""
-    span = peak or float(one.max() - one.min()) or 1.0
-    error = float((one - two).double().square().mean())
-    psnr = math.inf if error == 0 else 10 * math.log10(span**2 / error)
-    codes = [((t - one.min()) / span * 255).round() for t in (one, two)]
-    return Parity(psnr, float((codes[0] != codes[1]).double().mean()))

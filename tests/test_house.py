@@ -28,6 +28,7 @@ ORDER = [
     "packed",
     "layers",
     "graph",
+    "parity",
     "train",
     "calibrate",
     "backends",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitcompress.artifact.describe import describe
 from bitcompress.artifact.encode import FORMAT_VERSION, round_to_stored
-from bitcompress.artifact.folder import check_place
+from bitcompress.artifact.folder import check_place, check_writable
 from bitcompress.artifact.source import Source
 from bitcompress.artifact.store import (
     LoadedPacked,
@@ -20,6 +20,7 @@ __all__ = [
     "LoadedPacked",
     "Source",
     "check_place",
+    "check_writable",
     "describe",
     "layer_bytes",
     "load",

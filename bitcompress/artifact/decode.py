@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,39 +12,19 @@ from bitcompress.artifact import checks, container, kinds, skeleton
 from bitcompress.artifact.blobs import DTYPES, Coding, Reader
 from bitcompress.artifact.encode import FORMAT, READABLE
 from bitcompress.artifact.index import Index, Spec
+from bitcompress.artifact.structure import (
+    Content,
+    Stored,
+    check_absent,
+    check_kinds,
+    check_structure,
+)
 from bitcompress.errors import LoadError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.swap import inherit, stand_in
-from bitcompress.layers import ConvGeometry, SplitLinear
 
 TENSORS = ("parameter", "buffer")
 ABSENT = {f"absent {kind}": kind for kind in TENSORS}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of the float remainder; `tensor` is None where nothing computes with it any more."""
-
-    shape: tuple[int, ...]
-    buffer: bool
-    tensor: Tensor | None
-
-
-@dataclass(frozen=True)
-class Content:
-    """Everything in a file, read and looked at, not yet in a model."""
-
-    index: Index
-    layers: dict[str, nn.Module]
-    tensors: dict[str, Stored]
-    products: dict[str, nn.Module]
-    sizes: dict[str, int]
-    """Bytes of each tensor and field by its full name, codes under that of the weight."""
-
-    def resolve(self, name: str) -> str:
-        """The name under which something shared is stored."""
-        found: str = self.index.same.get(name, name)
-        return found
 
 
 def check_version(version: object, what: str) -> None:
@@ -78,6 +57,8 @@ def decode(data: bytes, what: str = "model.safetensors") -> Content:
     for product in index.products:
         content.products[product.name] = kinds.take(reader, product.spec, product.name)
     reader.finish(what)
+    check_kinds(content)
+    check_absent(content)
     return content
 
 
@@ -91,7 +72,7 @@ def _tensor(reader: Reader, spec: Spec, kind: str, name: str) -> Stored:
     coding = Coding.from_json(checks.entry(spec, "as", name), name)
     tensor = reader.take(shape, DTYPES[dtype], coding, name)
     floats = tensor.is_floating_point() or tensor.is_complex()
-    if kind == "parameter" and (not floats or not bool(torch.isfinite(tensor).all())):
+    if kind == "parameter" and floats and not bool(torch.isfinite(tensor).all()):
         raise LoadError(f"{name} is no parameter of finite numbers: the file is damaged")
     return Stored(shape, kind == "buffer", tensor)
 
@@ -159,105 +140,3 @@ def _fill(net: nn.Module, name: str, tensor: Tensor, buffer: bool) -> None:
         module._parameters[leaf] = tensor
     else:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-
-
-def check_structure(net: nn.Module, content: Content) -> None:
-    """Raise LoadError, naming the key, unless file and skeleton have the same parts."""
-    same = content.index.same
-    layers = [n for n in (*content.layers, *same) if content.resolve(n) in content.layers]
-    tensors = [n for n in (*content.tensors, *same) if content.resolve(n) in content.tensors]
-    for name in layers:
-        _check_layer(net, name, content.layers[content.resolve(name)])
-    for name in tensors:
-        _check_tensor(net, name, content.tensors[content.resolve(name)])
-    for product in content.index.products:
-        _module(net, product.call.owner, "a function call in it")
-    if "" not in layers:
-        held = set(tensors)
-        for name in _expected(net, "", set(layers)):
-            if name not in held:
-                raise LoadError(
-                    f"the model has {name!r}, the file does not: they are not the same model"
-                )
-
-
-def _expected(module: nn.Module, name: str, layers: set[str]) -> list[str]:
-    """The tensors that a file of this module tree holds beside the layers."""
-    if name in layers:
-        return []
-    start = f"{name}." if name else ""
-    found = [start + leaf for leaf, p in module._parameters.items() if p is not None]
-    found += [
-        start + leaf
-        for leaf, b in module._buffers.items()
-        if b is not None and leaf not in module._non_persistent_buffers_set
-    ]
-    for leaf, child in module._modules.items():
-        if child is not None:
-            found += _expected(child, start + leaf, layers)
-    return found
-
-
-def _module(net: nn.Module, name: str, what: str) -> nn.Module:
-    try:
-        return net.get_submodule(name)
-    except AttributeError as error:
-        raise LoadError(
-            f"the file has {what} {checks.shorten(name)}, the model does not: they are not the "
-            "same model"
-        ) from error
-
-
-def _check_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
-    place = _module(net, name, "the layer")
-    wanted, geometry = _sizes(layer)
-    kind = nn.Linear if len(wanted) == 2 else nn.Conv2d
-    if not isinstance(place, kind):
-        raise LoadError(
-            f"{checks.shorten(name)} is a {type(place).__name__} in the model and a "
-            f"{kind.__name__} in the file"
-        )
-    if tuple(place.weight.shape) != wanted:
-        raise LoadError(
-            f"{checks.shorten(name)} is {tuple(place.weight.shape)} in the model and {wanted} in "
-            "the file"
-        )
-    if isinstance(place, nn.Conv2d) and _geometry(place) != geometry:
-        raise LoadError(
-            f"{checks.shorten(name)} has another stride, padding or dilation in the file"
-        )
-
-
-def _sizes(layer: Any) -> tuple[tuple[int, ...], ConvGeometry | None]:
-    if isinstance(layer, SplitLinear):
-        parts = [_sizes(part)[0] for part in layer.parts]
-        return (sum(rows for rows, _ in parts), parts[0][1]), None
-    shape = layer.weight_shape if hasattr(layer, "weight_shape") else layer.weight.shape
-    return tuple(shape), getattr(layer, "geometry", None)
-
-
-def _geometry(conv: nn.Conv2d) -> ConvGeometry:
-    padding = conv.padding if isinstance(conv.padding, str) else _pair(conv.padding)
-    return ConvGeometry.of(
-        _pair(conv.kernel_size), _pair(conv.stride), padding, _pair(conv.dilation), conv.groups,
-        conv.padding_mode,
-    )  # fmt: skip
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return values[0], values[1]
-
-
-def _check_tensor(net: nn.Module, name: str, stored: Stored) -> None:
-    owner, _, leaf = name.rpartition(".")
-    module = _module(net, owner, "a tensor of")
-    table = module._buffers if stored.buffer else module._parameters
-    if leaf not in table:
-        kind = "buffer" if stored.buffer else "parameter"
-        raise LoadError(f"the file has the {kind} {checks.shorten(name)}, the model does not")
-    old = table[leaf]
-    if old is not None and tuple(old.shape) != stored.shape:
-        raise LoadError(
-            f"{checks.shorten(name)} is {tuple(old.shape)} in the model and {stored.shape} in the "
-            "file"
-        )

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from bitcompress.artifact import folder, kinds
-from bitcompress.artifact.decode import Content
 from bitcompress.artifact.encode import FORMAT_VERSION
 from bitcompress.artifact.store import opened
+from bitcompress.artifact.structure import Content
 from bitcompress.layers import SplitLinear
 
 CATEGORIES = {

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def check_place(folder: Path, overwrite: bool) -> None:
             f"{folder} exists already and holds {held[0]}{state}: name another folder, or "
             "overwrite (--overwrite)"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OutputError where a folder cannot be made or written: call it before the long work."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"{folder} cannot be made: {place} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({place}: {error.strerror}): name another place"
+        ) from error
 
 
 def write(folder: Path, files: Mapping[str, bytes], version: int, *, overwrite: bool) -> None:

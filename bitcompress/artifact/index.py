@@ -17,13 +17,13 @@ from typing import Any
 
 from bitcompress.artifact import checks
 from bitcompress.artifact.source import Source
-from bitcompress.errors import LoadError
+from bitcompress.errors import LoadError, UsageError
 from bitcompress.graph.intercept import Call
 from bitcompress.graph.scope import KINDS as CALL_KINDS
 
 MAX_INDEX = 1 << 24
 """Bytes of JSON: a hundred thousand layers fit, a deflated bomb does not."""
-MAX_DEPTH = 64
+MAX_DEPTH = 256
 MAX_NAMES = 1 << 18
 
 Spec = dict[str, Any]
@@ -125,6 +125,10 @@ def _grow(leaves: list[tuple[str, int]]) -> Any:
         if not name:
             return number
         *path, leaf = name.split(".")
+        if len(path) >= MAX_DEPTH:
+            raise UsageError(
+                f"{checks.shorten(name)} lies {len(path)} modules deep; {MAX_DEPTH} can be stored"
+            )
         place = root
         for step in path:
             place = place.setdefault(step, {})

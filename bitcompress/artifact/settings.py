@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from bitcompress.layers import (
     QuantLinear,
     QuantMatmul,
 )
-from bitcompress.layers.packed import PaddingMode
+from bitcompress.layers.geometry import PaddingMode
 from bitcompress.packed import packed_bytes
 from bitcompress.quant.spec import MAX_BITS, MIN_BITS
 from bitcompress.quant.uniform import UniformQuantizer
@@ -60,7 +61,8 @@ class Weighted:
         if self.geometry is not None:
             g = self.geometry
             found["geometry"] = [
-                g.stride, g.padding, g.dilation, g.groups, g.mode, g.margin, g.trim
+                g.stride, g.padding, g.dilation, g.groups, g.mode, g.margin, g.trim,
+                *([[g.line, g.up, g.cut]] if g.line or g.up is not None else []),
             ]  # fmt: skip
         return found
 
@@ -75,8 +77,11 @@ class Weighted:
         geometry = None
         if dimensions == 4:
             geometry = _geometry(checks.entry(spec, "geometry", what), f"the geometry of {what}")
-            if shape[0] % geometry.groups:
-                raise LoadError(f"{what} has {shape[0]} outputs in {geometry.groups} groups")
+            parts = geometry.groups * math.prod(geometry.up or ())
+            if shape[0] % parts:
+                raise LoadError(f"{what} has {shape[0]} outputs in {parts} groups")
+            if geometry.line and shape[2] != 1:
+                raise LoadError(f"the weight of {what} is {shape}: lines have a height of 1")
         groups = checks.integer(checks.entry(spec, "groups", what), 1, shape[0], f"grids of {what}")
         if groups not in (1, shape[0]):
             raise LoadError(
@@ -210,7 +215,10 @@ def _bits(spec: dict[str, Any], what: str) -> tuple[int, int]:
 
 
 def _geometry(value: Any, what: str) -> ConvGeometry:
-    stride, padding, dilation, groups, mode, margin, trim = checks.items(value, what, 7)
+    parts = checks.items(value, what)
+    if len(parts) not in (7, 8):
+        raise LoadError(f"{what} has {len(parts)} parts, not 7 or 8")
+    stride, padding, dilation, groups, mode, margin, trim = parts[:7]
 
     def pair(values: Any, low: int, high: int = MAX_STEP) -> tuple[int, int]:
         one, two = checks.integers(values, 2, low, high, what)
@@ -221,8 +229,11 @@ def _geometry(value: Any, what: str) -> ConvGeometry:
             f"{what} has the padding mode {checks.shorten(mode)}, which is unknown here"
         )
     left, right, top, bottom = checks.integers(margin, 4, 0, MAX_STEP, what)
+    line, up, cut = checks.items(parts[7], what, 3) if len(parts) == 8 else (False, None, [0] * 4)
+    begin, end, first, last = checks.integers(cut, 4, 0, MAX_STEP, what)
     return ConvGeometry(
         pair(stride, 1), pair(padding, 0), pair(dilation, 1),
         checks.integer(groups, 1, checks.MAX_SIZE, what), cast(PaddingMode, mode),
-        (left, right, top, bottom), pair(trim, 0, 1),
+        (left, right, top, bottom), pair(trim, 0, 1), checks.boolean(line, what),
+        None if up is None else pair(up, 1), (begin, end, first, last),
     )  # fmt: skip

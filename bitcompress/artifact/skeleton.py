@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from bitcompress.artifact import checks
 from bitcompress.artifact.source import Source
-from bitcompress.errors import BitcompressError, LoadError, UsageError
-from bitcompress.graph.capture import plain_numbers
+from bitcompress.errors import LoadError, UsageError
+from bitcompress.graph.capture import plain_numbers, without_compilers
 from bitcompress.graph.decompose import decompose
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
@@ -111,10 +111,9 @@ def _from_factory(source: Source, size: int) -> nn.Module:
             net = from_factory(source.arch, source.config)
         if not _leftovers(net):
             return net
-    except BitcompressError:
-        raise
     except Exception:
-        # Code that computes with its parameters while it builds them needs them alive.
+        # Code that computes with its parameters while it builds them needs them alive; what else
+        # is wrong, the second try says.
         pass
     with torch.random.fork_rng(devices=[]):
         return from_factory(source.arch, source.config)
@@ -140,7 +139,7 @@ def hollow_copy(model: nn.Module) -> nn.Module:
         raise UsageError(f"model is a {type(model).__name__}; an nn.Module is needed")
     memo = {**plain_numbers(model), **{id(p): _dropped(p) for p in model.parameters()}}
     try:
-        return copy.deepcopy(model, memo)
+        return without_compilers(copy.deepcopy(model, memo))
     except Exception as error:
         raise UsageError(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "

@@ -13,9 +13,10 @@ from torch import nn
 
 from bitcompress.artifact import checks, folder, kinds
 from bitcompress.artifact.blobs import Writer
-from bitcompress.artifact.decode import Content, assemble, check_version, decode
+from bitcompress.artifact.decode import assemble, check_version, decode
 from bitcompress.artifact.encode import FORMAT_VERSION, Walk, encode
 from bitcompress.artifact.source import Source
+from bitcompress.artifact.structure import Content
 from bitcompress.errors import LoadError
 from bitcompress.graph.intercept import Rewritten
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from bitcompress import native
 from bitcompress.bench import rivals
 from bitcompress.bench.cases import Case
-from bitcompress.layers.packed import ConvGeometry, PackedConv2d, PackedLinear, PackedMatmul
+from bitcompress.layers import ConvGeometry, PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.packed import ops
 from bitcompress.packed.attention import ProductGrids, Term, attend
 from bitcompress.packed.stored import PackedTensor, pack

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitcompress.calibrate.run import run_watched
+from bitcompress.calibrate.run import check_numbers, run_watched
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear
@@ -31,14 +31,17 @@ def equalize(
     """Set stretch and shift of the named layers from the mean and deviation of their inputs.
 
     strength 1 brings every channel to one deviation, 0 leaves them as they are.
+    Raises: DataError naming a layer whose inputs are not finite.
     """
     layers = quant_layers(model)
-    chosen = [layers[n] for n in names if isinstance(layers.get(n), QuantLinear | QuantConv2d)]
-    moments = {layer: _Moments() for layer in chosen}
-    hooks = [layer.register_forward_pre_hook(moments[layer].hook) for layer in chosen]
+    chosen = {n: layers[n] for n in names if isinstance(layers.get(n), QuantLinear | QuantConv2d)}
+    moments = {name: _Moments() for name in chosen}
+    hooks = [layer.register_forward_pre_hook(moments[name].hook) for name, layer in chosen.items()]
     run_watched(model, batches, hooks, on=False)
-    for layer, seen in moments.items():
+    for name, layer in chosen.items():
+        seen = moments[name]
         if seen.count and isinstance(layer, QuantLinear | QuantConv2d):
+            check_numbers(seen.square, name)
             _apply(layer, seen, strength)
 
 
@@ -67,7 +70,11 @@ class _Moments:
         if not isinstance(module, QuantLinear | QuantConv2d):
             return
         x = args[0].detach().double()
-        axis = module.channel_axis % x.dim() if x.dim() != 3 or module.channel_axis == -1 else 0
+        if isinstance(module, QuantConv2d):
+            x = module.geometry.opened(x)
+        elif x.dim() == 1:
+            x = x[None]
+        axis = module.channel_axis % x.dim()
         others = [d for d in range(x.dim()) if d != axis]
         self.total = self.total + x.sum(others)
         self.square = self.square + x.square().sum(others)

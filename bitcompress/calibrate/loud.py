@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.calibrate.run import grids, quantizers
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 
@@ -53,10 +54,10 @@ def loud_layers(
 
 
 def _joined(out: Any) -> Tensor:
-    """All tensors of an output, however nested, as one row of float64."""
-    if isinstance(out, Tensor):
-        return out.detach().double().flatten()
-    parts = list(out.values()) if isinstance(out, Mapping) else out
-    if not isinstance(parts, list | tuple):
-        return torch.zeros(0, dtype=torch.float64)
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *map(_joined, parts)])
+    """All numbers of an output, however nested, as one row of float64; infinities tell nothing."""
+    parts = [
+        torch.nan_to_num(t.detach().double().flatten(), 0.0, 0.0, 0.0)
+        for t in tensors_of(out)
+        if not t.is_complex()
+    ]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts])

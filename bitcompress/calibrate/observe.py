@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bitcompress.calibrate.atoms import Atoms
 from bitcompress.calibrate.histogram import Histogram
-from bitcompress.calibrate.run import run_watched
+from bitcompress.calibrate.run import check_numbers, run_watched
 from bitcompress.errors import DataError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
@@ -133,8 +132,8 @@ def _observe(
         for _, q in activation_quantizers(layer)
     }
     hooks = [
-        layer.register_forward_pre_hook(_counter(layer, watched))
-        for outer in layers.values()
+        layer.register_forward_pre_hook(_counter(name, watched))
+        for name, outer in layers.items()
         for layer in outer.modules()
         if isinstance(layer, QuantLinear | QuantConv2d | QuantMatmul)
     ]
@@ -150,9 +149,9 @@ def _observe(
 
 
 def _counter(
-    layer: nn.Module, histograms: dict[UniformQuantizer, Histogram]
+    name: str, histograms: dict[UniformQuantizer, Histogram]
 ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """A hook that counts what each quantizer of the layer would see."""
+    """A hook that counts what each quantizer of the layer of that name would see."""
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, QuantMatmul):
@@ -167,14 +166,13 @@ def _counter(
                 for q, x in zip((module.a_quantizer, module.b_quantizer), args, strict=False)
             ]
         elif isinstance(module, QuantLinear | QuantConv2d):
-            alone = isinstance(module, QuantConv2d) and args[0].dim() == 3
-            x = args[0][None] if alone else args[0]
+            x = args[0].detach()
+            x = module.geometry.opened(x) if isinstance(module, QuantConv2d) else x
             seen = [(module.input_quantizer, module.normalised(x))]
         else:
             return
         for quantizer, x in seen:
-            if not bool(torch.isfinite(x).all()):
-                raise DataError("an activation is NaN or infinite on the calibration data")
+            check_numbers(x, name)
             histograms[quantizer].add(x)
 
     return hook

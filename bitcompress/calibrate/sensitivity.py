@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.calibrate.run import grids, quantizers
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 
@@ -25,7 +26,8 @@ def sensitivities(
 ) -> dict[str, float]:
     """The squared error of the whole output that the grids of each layer make alone.
 
-    Each of `inputs` is one run, with signs of its own. Layers that no gradient reaches have 0.
+    Each of `inputs` is one run, with signs of its own. Layers that no gradient reaches have 0, and
+    all of them where the forward takes no gradients at all.
     Units: squared units of the output, summed over it, the mean of the runs.
     """
     random = torch.Generator().manual_seed(seed)
@@ -38,7 +40,11 @@ def sensitivities(
             for batch in inputs:
                 args, kwargs = as_inputs(batch)
                 run.moved = {}
-                _backward(model(*args, **kwargs), random)
+                try:
+                    _backward(model(*args, **kwargs), random)
+                except RuntimeError:
+                    # torch refuses gradients through some forwards; no layer stands out, then.
+                    break
                 count += 1
                 for name, moved in run.moved.items():
                     totals[name] += moved**2
@@ -82,14 +88,7 @@ class _Run:
 
 def _backward(out: Any, random: torch.Generator) -> None:
     """Send random signs back from every output that a gradient can leave."""
-    reached = [t for t in _tensors(out) if t.requires_grad]
+    reached = [t for t in tensors_of(out) if t.requires_grad and t.is_floating_point()]
     if reached:
         signs = [torch.randint(0, 2, t.shape, generator=random).to(t) * 2 - 1 for t in reached]
         torch.autograd.backward(reached, signs)
-
-
-def _tensors(out: Any) -> list[Tensor]:
-    if isinstance(out, Tensor):
-        return [out]
-    parts = list(out.values()) if isinstance(out, Mapping) else out
-    return [t for part in parts for t in _tensors(part)] if isinstance(parts, list | tuple) else []

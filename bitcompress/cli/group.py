@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import sys
 import traceback
 from typing import Any, NoReturn
 
@@ -12,6 +15,8 @@ from bitcompress.errors import BitcompressError
 
 WORDS = "bitcompress.words"
 """Where the context keeps what was typed: options may be wrong, but --json and -v still count."""
+STDOUT = "bitcompress.stdout"
+"""Where the context keeps the stream for JSON."""
 INTERRUPTED = 130
 
 
@@ -24,9 +29,15 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; give errors their exit codes."""
+        """Run the command; give errors their exit codes.
+
+        Under --json what the user's own code prints goes to stderr: stdout is for the JSON alone.
+        """
+        ctx.meta[STDOUT] = sys.stdout
+        own = contextlib.redirect_stdout(sys.stderr) if _json(ctx) else contextlib.nullcontext()
         try:
-            return super().invoke(ctx)
+            with own:
+                return super().invoke(ctx)
         except BitcompressError as error:
             _fail(ctx, str(error), error.exit_code, type(error).__name__)
         except click.exceptions.Exit:
@@ -41,6 +52,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # the reader of stdout has seen enough; click ends quietly
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+                _fail(ctx, f"stdout cannot be written: {error.strerror}", 2, "OutputError")
             kind = type(error).__name__
             seen = "" if _verbose(ctx) else "-v shows where; "
             _fail(ctx, f"unexpected {kind}: {error} ({seen}please report it)", 1, kind)
@@ -50,10 +63,21 @@ def _verbose(ctx: click.Context) -> bool:
     return bool({"-v", "--verbose"} & set(ctx.meta.get(WORDS, ())))
 
 
+def _json(ctx: click.Context) -> bool:
+    return "--json" in ctx.meta.get(WORDS, ())
+
+
+def real_stdout() -> Any:
+    """The stream that JSON goes to; None, which is stdout, outside of a command."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(STDOUT)
+
+
 def _as_json(ctx: click.Context, message: str, code: int, kind: str) -> None:
-    if "--json" in ctx.meta.get(WORDS, ()):
+    if _json(ctx):
         error = {"type": kind, "message": message, "exit_code": code}
-        click.echo(json.dumps({"error": error}))
+        with contextlib.suppress(OSError):  # stdout may be what failed; stderr tells it, too
+            click.echo(json.dumps({"error": error}))
 
 
 def _fail(ctx: click.Context, message: str, code: int, kind: str) -> NoReturn:

@@ -16,7 +16,7 @@ from bitcompress.artifact.folder import MANIFEST, MODEL
 from bitcompress.cli import shown
 from bitcompress.cli.quantize import open_set
 from bitcompress.data.folders import PictureSet
-from bitcompress.data.images import SUFFIXES, read_image, write_image
+from bitcompress.data.images import SUFFIXES, check_target, read_image, write_image
 from bitcompress.data.layout import picture_files
 from bitcompress.errors import DataError, LoadError, OutputError, UsageError
 from bitcompress.measure.cost import float_bytes
@@ -130,6 +130,7 @@ def _jobs(picture: Path, output: Path) -> list[tuple[Path, Path]]:
     if not picture.is_dir():
         if output.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{output}: give a picture to write, e.g. big.png")
+        check_target(output)
         return [(picture, output)]
     files = picture_files(picture)
     if not files:

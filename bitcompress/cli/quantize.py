@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,15 @@ import click
 from torch import nn
 
 from bitcompress import api, walk
-from bitcompress.artifact import Source, check_place, describe
+from bitcompress.artifact import Source, check_place, check_writable, describe
 from bitcompress.cli import shown
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.folders import PictureSet, open_pictures
-from bitcompress.data.images import write_whole
-from bitcompress.errors import DataError, Unavailable, UsageError
+from bitcompress.data.images import check_target, write_whole
+from bitcompress.errors import DataError, NothingPacked, Unavailable, UsageError
 from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
+from bitcompress.plan import nothing_packed
 from bitcompress.train.loop import part_processes
 
 HOLD_OUT = 4
@@ -64,6 +66,7 @@ def run_quantize(net: nn.Module, source: Source, job: Job, progress: Any) -> Non
     if job.output is None:
         raise UsageError("give --output, the folder to write")
     check_place(job.output, job.overwrite)
+    check_writable(job.output)
     known = source.scale is not None or source.task == "classify"
     if job.example is None and not known:
         raise UsageError("the network is not known: give the shapes of its inputs with --input")
@@ -72,13 +75,17 @@ def run_quantize(net: nn.Module, source: Source, job: Job, progress: Any) -> Non
     pictures, scored = _pictures(source, job)
     workdir = job.output.with_name(f"{job.output.name}.work")
     _say_what_is_used(source, job, pictures, scored, workdir, quiet)
-    result = api.quantize(
-        net, job.example, bits=job.bits, recipe=job.recipe, data=pictures, seed=job.seed,
-        device=job.device, overrides=job.overrides, quick=job.quick,
-        min_coverage=job.min_coverage, target_bytes=job.target_bytes, progress=progress,
-        workdir=workdir, resume=job.resume, source=source,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingPacked)
+        result = api.quantize(
+            net, job.example, bits=job.bits, recipe=job.recipe, data=pictures, seed=job.seed,
+            device=job.device, overrides=job.overrides, quick=job.quick,
+            min_coverage=job.min_coverage, target_bytes=job.target_bytes, progress=progress,
+            workdir=workdir, resume=job.resume, source=source,
+        )  # fmt: skip
     part_processes()
+    if not result.report["states"]["packed"]:
+        shown.note(result.report["notes"][-1], quiet)
     if not first:
         return  # one of several training processes: the first one measures and writes
     if job.data is None:
@@ -196,6 +203,7 @@ def run_inspect(
     seen = api.inspect(net, example, bits=bits, recipe=recipe, overrides=overrides)
     walk.check_coverage(seen.prepared, min_coverage)
     rows, prepared = seen.rows(), seen.prepared
+    notes = [*prepared.notes, *filter(None, [nothing_packed(prepared.plans)])]
     rungs = climb(net, example, export=True).rows() if ladder else None
     if as_json:
         shown.as_json({
@@ -203,7 +211,7 @@ def run_inspect(
             "recipe": seen.recipe.metadata.name, "bits": seen.recipe.bits,
             "arch": source.arch, "config": dict(source.config),
             "tier": prepared.captured.tier, "coverage": prepared.coverage,
-            "notes": list(prepared.notes), "layers": rows,
+            "notes": notes, "layers": rows,
         })  # fmt: skip
         return
     if source.arch:
@@ -215,7 +223,7 @@ def run_inspect(
         f"{seen.recipe.metadata.name} at {seen.recipe.bits} bits puts "
         f"{100 * prepared.coverage:.1f} % of the multiply-accumulates on codes"
     )
-    for text in prepared.notes:
+    for text in notes:
         click.echo(f"note: {text}")
     if rungs is not None:
         shown.ladder(rungs)
@@ -257,6 +265,10 @@ def run_analyze(
     progress: Any,
 ) -> None:
     """`bitcompress analyze`."""
+    if output is not None:
+        if output.suffix.lower() != ".png":
+            raise UsageError(f"{output}: the picture of the table is a .png")
+        check_target(output)
     rows = api.analyze(net, example, data=data, progress=progress, source=source)
     if output is not None:
         from bitcompress.measure.picture import sensitivity_sheet

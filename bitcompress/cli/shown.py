@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bitcompress.artifact.store import jsonable
+from bitcompress.cli.group import real_stdout
 
 MOST_SKIPPED = 10
 
 
 def as_json(value: Any) -> None:
     """A value on stdout; what JSON cannot hold (infinite, NaN) becomes null."""
-    click.echo(json.dumps(jsonable(value), indent=1, allow_nan=False))
+    click.echo(json.dumps(jsonable(value), indent=1, allow_nan=False), file=real_stdout())
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -82,9 +83,9 @@ def size(figures: Mapping[str, Any]) -> None:
     if "float_bytes" not in figures:
         click.echo(f"size: {packed}")
         return
-    click.echo(
-        f"size: {figures['float_bytes']:,} bytes float, {packed}: {figures['ratio']:.2f}x smaller"
-    )
+    ratio = figures["ratio"]
+    verdict = f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x LARGER"
+    click.echo(f"size: {figures['float_bytes']:,} bytes float, {packed}: {verdict}")
 
 
 def speed(figures: Mapping[str, Any]) -> None:
@@ -101,8 +102,13 @@ def speed(figures: Mapping[str, Any]) -> None:
     shape = ", ".join("x".join(map(str, sides)) for sides in figures["input"])
     click.echo(
         f"speed: {', '.join(words)}{verdict} (best of {figures['repeats']}, input {shape}, "
-        f"{figures['threads']} threads, load {figures['load']:.2f})"
+        f"{counted(figures['threads'], 'thread')}, load {figures['load']:.2f})"
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 thread, 2 threads."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def timed_kernels(fastest: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -175,8 +181,9 @@ def summary(report: Mapping[str, Any], output: Path) -> None:
     """What a finished run came to."""
     states = report["states"]
     click.echo(
-        f"{states['packed']} layers packed, {states['simulated']} simulated, {states['float']} "
-        f"float; {100 * report['capture']['coverage']:.1f} % of the multiply-accumulates on codes"
+        f"{counted(states['packed'], 'layer')} packed, {states['simulated']} simulated, "
+        f"{states['float']} float; {100 * report['capture']['coverage']:.1f} % of the "
+        "multiply-accumulates on codes"
     )
     size(report["size"])
     quality(report["quality"])

@@ -113,6 +113,16 @@ def write_image(path: Path, picture: Picture) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def check_target(path: Path) -> None:
+    """Raise OutputError or UsageError where a picture cannot be written: before the work."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: cannot write {path.suffix or 'no ending'}; use .png")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a picture to write")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"cannot write {path}: {path.parent} is no folder; make it first")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all.
 
@@ -128,7 +138,7 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _pillow() -> ModuleType:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and dicts, in order."""
+    """The tensors in nested lists, tuples, dicts and dataclasses, in order."""
+    found: list[Tensor] = []
+    _collect(value, found, set())
+    return found
+
+
+def _collect(value: Any, found: list[Tensor], inside: set[int]) -> None:
+    """Append the tensors in a value; `inside` are the containers around it, which may be cyclic."""
     if isinstance(value, Tensor):
-        return [value]
+        found.append(value)
+        return
+    parts: Any = ()
     if isinstance(value, Mapping):
-        return [t for v in value.values() for t in tensors_of(v)]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in tensors_of(v)]
-    return []
+        parts = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type | nn.Module):
+        parts = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    if parts and id(value) not in inside:
+        for part in parts:
+            _collect(part, found, inside | {id(value)})
 
 
 def function_name(func: Any) -> str:
@@ -42,14 +56,24 @@ def operands_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> li
 
 
 def oddness(operands: Sequence[Tensor]) -> str:
-    """Why operands have no grids: they are no dense real numbers; empty where they are."""
+    """Why operands have no grids: they are no dense float32 numbers; empty where they are."""
     for tensor in operands:
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return "runs inside torch.func (vmap, grad)"
         if tensor.layout != torch.strided:
             return f"an operand is {str(tensor.layout).removeprefix('torch.')}"
     for tensor in operands[:2]:
-        if not tensor.is_floating_point():
-            return f"an operand is {str(tensor.dtype).removeprefix('torch.')}"
+        if tensor.dtype != torch.float32:
+            return f"an operand is {type_name(tensor)}{TO_FLOAT * tensor.is_floating_point()}"
     return ""
+
+
+TO_FLOAT = ": codes stand for float32 numbers, convert the model with .float()"
+
+
+def type_name(tensor: Tensor) -> str:
+    """The type of a tensor's numbers, as torch names it without its own name."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def versions_of(value: Any) -> list[tuple[Tensor, int]]:

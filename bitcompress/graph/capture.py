@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from bitcompress.errors import CaptureError
-from bitcompress.graph.record import OTHER_LAYERS, Inputs, Recording, record
+from bitcompress.graph.record import LAYERS, Inputs, Recording, record
 from bitcompress.graph.site import Site
 from bitcompress.graph.sites import changing_calls, fixed_heads, module_site, recorded_sites
 from bitcompress.graph.sizes import other_sizes
@@ -61,13 +63,30 @@ def as_inputs(example: Any) -> Inputs:
     )
 
 
+def check_alive(model: nn.Module) -> None:
+    """Raise CaptureError if a parameter or buffer holds no numbers."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise CaptureError(f"{name} has no shape yet: run the model once on an example input")
+        if tensor.is_meta:
+            raise CaptureError(
+                f"{name} is on the meta device, where tensors have no numbers: load the weights "
+                "first"
+            )
+
+
 def private_copy(model: nn.Module) -> nn.Module:
     """A deep copy in eval mode, so that nothing done to it reaches the caller's model.
 
     Raises: CaptureError if the model holds what cannot be copied.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            "the model is TorchScript, whose code is frozen: give the Python model, or the "
+            "exported program of it"
+        )
     try:
-        net = copy.deepcopy(model, plain_numbers(model))
+        net = without_compilers(copy.deepcopy(model, plain_numbers(model)))
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}); "
@@ -77,6 +96,25 @@ def private_copy(model: nn.Module) -> nn.Module:
         return net.eval()
     except NotImplementedError:
         return _of_fixed_mode(net)
+
+
+def without_compilers(net: nn.Module) -> nn.Module:
+    """The same tree with the module in the place of each that torch.compile made of one.
+
+    What a compiler has taken over cannot be followed; compile the packed model instead.
+    """
+    if _is_compiled(net):
+        return without_compilers(net.get_submodule("_orig_mod"))
+    for module in list(net.modules()):
+        for name, child in list(module._modules.items()):
+            if child is not None and _is_compiled(child):
+                module._modules[name] = without_compilers(child.get_submodule("_orig_mod"))
+    return net
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile made it; asked by name, as the compiler is slow to import."""
+    return "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
 
 
 def plain_numbers(model: nn.Module) -> dict[int, Any]:
@@ -131,10 +169,9 @@ def capture(net: nn.Module, example: Any, *, second_size: bool = True) -> Captur
 
 def capture_tree(net: nn.Module) -> Captured:
     """See a model by its module tree alone: layers without shapes or roles, no functional calls."""
-    kinds = (nn.Linear, nn.Conv2d, *OTHER_LAYERS)
     sites = [
         module_site(name, module) for name, module in net.named_modules()
-        if isinstance(module, kinds)
+        if isinstance(module, LAYERS)
     ]  # fmt: skip
     note = "no recorded run: functional products are not seen"
     return Captured(net, ((), {}), None, tuple(sites), "module", (note,))

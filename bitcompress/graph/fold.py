@@ -73,10 +73,14 @@ def _refusal(
     if len(parents) != 1 or parents[0].op != "call_module":
         return "does not follow a convolution or linear"
     producer = net.get_submodule(str(parents[0].target))
-    if type(producer) not in (nn.Conv2d, nn.Linear) or hasattr(producer, "parametrizations"):
-        return f"follows a {type(producer).__name__}, not a plain Conv2d or Linear"
+    if type(producer) not in (nn.Conv1d, nn.Conv2d, nn.Linear) or hasattr(
+        producer, "parametrizations"
+    ):
+        return f"follows a {type(producer).__name__}, not a plain Conv1d, Conv2d or Linear"
     if isinstance(producer, nn.Linear) and len(parents[0].meta["out_shape"]) != 2:
         return "its linear has more than one row a sample, so its channel axis is another one"
+    if isinstance(producer, nn.Conv1d) and len(parents[0].meta["out_shape"]) != 3:
+        return "its convolution has no batch, so its channel axis is another one"
     if len(nodes[str(parents[0].target)]) > 1:
         return f"{parents[0].target} runs more than once"
     if len(parents[0].users) != 1:
@@ -87,7 +91,7 @@ def _refusal(
 
 
 def _fold(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
     assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -8,6 +8,7 @@ in `products`. So the Python control flow of the original stays, and every input
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
 from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
 from bitcompress.graph.scope import KINDS, Scopes, track
+
+DEVICE = Tensor.device.__get__
+"""The function that reads where a tensor is."""
 
 
 class Call(NamedTuple):
@@ -76,7 +80,7 @@ class Rewritten(nn.Module):
             with _Interceptor(self) as mode:
                 y = self.net(*args, **kwargs)
             self.fusions = mode.deferrals.fusions
-            return computed(y, "the output") if mode.deferrals.pending else y
+            return _delivered(y) if mode.deferrals.pending else y
         finally:
             # Hooks do not see an interrupt from the keyboard: no frame may outlive its run.
             self.scopes.stack = outside
@@ -106,6 +110,16 @@ class Rewritten(nn.Module):
         if fresh._tracking:
             track(fresh.net, fresh.scopes, fresh._intercepting)
         return fresh
+
+    def device_of(self, tensor: Tensor) -> torch.device:
+        """Where a tensor is; an emptied parameter is where the model is.
+
+        Forwards ask their first parameter where to put their inputs.
+        """
+        if not any(tensor is parameter for parameter in self.parameters()):
+            return tensor.device
+        held = (t.device for t in (*self.parameters(), *self.buffers()) if not t.is_meta)
+        return next(held, torch.device("cpu"))
 
     def _intercepting(self) -> _Interceptor:
         return _Interceptor(self)
@@ -148,6 +162,8 @@ class _Interceptor(TorchFunctionMode):
         kind = KINDS.get(func)
         kwargs = kwargs or {}
         if kind is None:
+            if func == DEVICE and not isinstance(args[0], Deferred) and args[0].is_meta:
+                return self.model.device_of(args[0])
             if self.deferrals.pending:
                 return self._beside_waiting(func, args, kwargs)
             return func(*args, **kwargs)
@@ -177,6 +193,28 @@ class _Interceptor(TorchFunctionMode):
         ):
             self.deferrals.flush(name)
         return func(*args, **kwargs)
+
+
+def _delivered(out: Any) -> Any:
+    """An output with every number in it computed; containers stay of their kind."""
+    if isinstance(out, Deferred):
+        return computed(out, "the output")
+    if isinstance(out, tuple) and hasattr(out, "_make"):
+        return out._make(_delivered(part) for part in out)
+    if type(out) in (tuple, list):
+        return type(out)(_delivered(part) for part in out)
+    if isinstance(out, dict):
+        for key, part in list(out.items()):
+            done = _delivered(part)
+            if done is not part:
+                out[key] = done
+    elif dataclasses.is_dataclass(out) and not isinstance(out, type | nn.Module):
+        for field in dataclasses.fields(out):
+            part = getattr(out, field.name, None)
+            done = _delivered(part)
+            if done is not part:
+                object.__setattr__(out, field.name, done)
+    return out
 
 
 def _run(

@@ -34,15 +34,15 @@ from bitcompress.graph.scope import (
     Scopes,
     watched_modules,
 )
+from bitcompress.layers import CONVOLUTIONS
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-OTHER_LAYERS = (
-    nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear,
-    nn.RNNBase, nn.RNNCellBase,
-)  # fmt: skip
+OTHER_LAYERS = (nn.Conv3d, nn.ConvTranspose3d, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 """Layers that multiply, for which there is no packed twin."""
+LAYERS = (nn.Linear, *CONVOLUTIONS, *OTHER_LAYERS)
+"""Layers that multiply."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class _Recorder(TorchFunctionMode):
             shapes=[tuple(t.shape) for t in tensors],
             out_shape=tuple(tensors_of(out)[0].shape) if tensors_of(out) else (),
         )
-        if isinstance(module, (nn.Linear, nn.Conv2d, *OTHER_LAYERS)):
+        if isinstance(module, LAYERS):
             run = len(self.recording.runs)
             self.recording.runs.append(name)
             node.meta.update(kind=type(module).__name__, ordinal=0, run=run, odd=oddness(tensors))

@@ -18,6 +18,7 @@ from bitcompress.graph.intercept import Call, Rewritten, strip_parameter, tensor
 from bitcompress.graph.site import Site
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import (
+    CONVOLUTIONS,
     QUANT_LAYERS,
     ConvGeometry,
     QuantConv2d,
@@ -93,19 +94,12 @@ def insert(captured: Captured, plans: Iterable[Plan]) -> Rewritten:
 
 def _quantized_layer(layer: nn.Module, plan: Plan) -> nn.Module:
     widths = Widths(plan.weight_bits, plan.act_bits, 0 if plan.per_channel else None)
-    if isinstance(layer, nn.Conv2d):
-        geometry = ConvGeometry.of(
-            _pair(layer.kernel_size),
-            _pair(layer.stride),
-            _padding(layer.padding),
-            _pair(layer.dilation),
-            layer.groups,
-            layer.padding_mode,
-        )
-        return QuantConv2d(layer.weight, layer.bias, geometry, widths)
+    if isinstance(layer, CONVOLUTIONS):
+        geometry = ConvGeometry.of_layer(layer)
+        return QuantConv2d(geometry.weight_of(layer), geometry.bias_of(layer), geometry, widths)
     if not isinstance(layer, nn.Linear):
         raise NotPackable(
-            f"{plan.site.name} is a {type(layer).__name__}, neither Linear nor Conv2d"
+            f"{plan.site.name} is a {type(layer).__name__}, neither linear nor convolution"
         )
     if plan.split > 1:
         return SplitLinear(_split(layer, plan.split, widths))

@@ -15,12 +15,14 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from bitcompress.graph import facts
+from bitcompress.graph.arguments import TO_FLOAT, type_name
 from bitcompress.graph.calls import einsum_refusal
 from bitcompress.graph.intercept import tensor_at
-from bitcompress.graph.record import OTHER_LAYERS, Recording
+from bitcompress.graph.record import LAYERS, Recording
 from bitcompress.graph.scope import OUTSIDE
 from bitcompress.graph.sharing import Users, weight_users
 from bitcompress.graph.site import Op, Site
+from bitcompress.layers.geometry import CONVOLUTIONS, TRANSPOSED, Convolution, refusal
 
 Changing = frozenset[tuple[str, str]]
 """Modules and kinds of calls whose ordinals do not mean the same call in each run."""
@@ -80,7 +82,7 @@ def recorded_sites(net: nn.Module, recording: Recording, changing: Changing) -> 
     seen |= {site.weight.rpartition(".")[0] for site in merged.values() if site.weight}
     scripted: set[str] = set()
     for name, module in net.named_modules():
-        if name not in seen and isinstance(module, (nn.Linear, nn.Conv2d, *OTHER_LAYERS)):
+        if name not in seen and isinstance(module, LAYERS):
             merged[name] = module_site(name, module).refused("never ran on the example input")
         if isinstance(module, torch.jit.ScriptModule):
             if name.rpartition(".")[0] not in scripted:
@@ -142,6 +144,8 @@ def _layer_sites(node: fx.Node) -> list[Site]:
         calls=1,
         producers=(made, ""),
     )
+    if isinstance(module, TRANSPOSED) and len(node.args) + len(node.kwargs) > 1:
+        site = site.refused("is called with an output_size")
     return [site.refused(node.meta["odd"]) if node.meta["odd"] else site]
 
 
@@ -149,14 +153,14 @@ def module_site(name: str, module: nn.Module) -> Site:
     """The site of a layer, by what the module alone says."""
     kind = type(module).__name__
     op: Op = "linear" if isinstance(module, nn.Linear) else "other"
-    op = "conv2d" if isinstance(module, nn.Conv2d) else op
+    op = "conv2d" if isinstance(module, CONVOLUTIONS) else op
     site = Site(
         name=name,
         op=op,
         tier="module",
         owner=name,
         kind=kind,
-        roles=_conv_roles(module) if isinstance(module, nn.Conv2d) else frozenset(),
+        roles=_conv_roles(module) if isinstance(module, CONVOLUTIONS) else frozenset(),
         params=sum(p.numel() for p in module.parameters(recurse=False)),
     )
     if isinstance(module, torch.jit.ScriptModule):
@@ -165,25 +169,30 @@ def module_site(name: str, module: nn.Module) -> Site:
         return site.refused(f"no packed operator for {kind}")
     if parametrize.is_parametrized(module):
         return site.refused(PARAMETRIZED)
-    own = nn.Linear.forward if op == "linear" else nn.Conv2d.forward
-    if type(module).forward is not own or "forward" in vars(module):
+    plain = next(kind for kind in (nn.Linear, *CONVOLUTIONS) if isinstance(module, kind))
+    if type(module).forward is not plain.forward or "forward" in vars(module):
         return site.refused(f"{kind} has a forward of its own")
     if any(
         hasattr(hook, "name") and hasattr(hook, "compute_weight")
         for hook in module._forward_pre_hooks.values()
     ):
         return site.refused("its weight is rebuilt by a hook (weight_norm): remove it first")
+    if isinstance(module, CONVOLUTIONS) and refusal(module):
+        return site.refused(refusal(module))
     weight = module.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        return site.refused(f"its weight is {getattr(weight, 'dtype', type(weight).__name__)}")
+    if not isinstance(weight, Tensor):
+        return site.refused(f"its weight is {type(weight).__name__}")
+    if weight.dtype != torch.float32:
+        convert = TO_FLOAT * weight.is_floating_point()
+        return site.refused(f"its weight is {type_name(weight)}{convert}")
     return site
 
 
-def _conv_roles(module: nn.Conv2d) -> frozenset[str]:
+def _conv_roles(module: Convolution) -> frozenset[str]:
     roles = set()
     if module.groups > 1 and module.groups == module.in_channels:
         roles.add("depthwise")
-    if module.kernel_size == (1, 1):
+    if set(module.kernel_size) == {1}:
         roles.add("pointwise")
     if min(module.in_channels, module.out_channels) * 4 <= max(
         module.in_channels, module.out_channels
@@ -199,7 +208,7 @@ def _tied(view: _View, site: Site) -> Site:
     module = view.net.get_submodule(site.name)
     for name, other in view.net.named_modules():
         shares = any(p is module.weight for p in other.parameters(recurse=False))
-        if shares and not isinstance(other, nn.Linear | nn.Conv2d):
+        if shares and not isinstance(other, (nn.Linear, *CONVOLUTIONS)):
             return site.refused(f"its weight is tied to {name}, which stays as it is")
     assert isinstance(module.weight, Tensor)
     layers = {name for name, _ in view.net.named_modules(remove_duplicate=False)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bitcompress.layers.packed import ConvGeometry, PackedConv2d, PackedLinear, PackedMatmul
+from bitcompress.layers.geometry import CONVOLUTIONS, TRANSPOSED, ConvGeometry
+from bitcompress.layers.packed import PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.layers.quantized import (
     QUANT_LAYERS,
     QuantConv2d,
@@ -14,7 +15,9 @@ from bitcompress.layers.quantized import (
 )
 
 __all__ = [
+    "CONVOLUTIONS",
     "QUANT_LAYERS",
+    "TRANSPOSED",
     "ConvGeometry",
     "PackedConv2d",
     "PackedLinear",

@@ -3,84 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bitcompress.layers.geometry import ConvGeometry, pad_for
 from bitcompress.packed import ops
 from bitcompress.packed.attention import ProductGrids, Term, attend, multiply
 from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
 from bitcompress.packed.stored import PackedTensor, unpack
 from bitcompress.quant.length import length_factor
 
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Where a convolution looks: the arguments of Conv2d, with `same` written out in numbers.
-
-    `trim` drops the first row and column where `same` pads an odd total, one more at the end.
-    """
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    mode: PaddingMode = "zeros"
-    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
-    trim: tuple[int, int] = (0, 0)
-
-    @classmethod
-    def of(
-        cls,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int] | str,
-        dilation: tuple[int, int],
-        groups: int,
-        mode: PaddingMode = "zeros",
-    ) -> ConvGeometry:
-        """The geometry of Conv2d's arguments, string paddings included."""
-        if padding == "valid":
-            padding = (0, 0)
-        total = (
-            (dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1))
-            if isinstance(padding, str)
-            else (2 * padding[0], 2 * padding[1])
-        )
-        after = (total[0] - total[0] // 2, total[1] - total[1] // 2)
-        before = (total[0] // 2, total[1] // 2)
-        if mode != "zeros":
-            margin = (before[1], after[1], before[0], after[0])
-            return cls(stride, (0, 0), dilation, groups, mode, margin)
-        trim = (after[0] - before[0], after[1] - before[1])
-        return cls(stride, after, dilation, groups, mode, trim=trim)
-
-    def crop(self, y: Tensor) -> Tensor:
-        """The output without the rows that symmetric padding adds to an odd `same`."""
-        if self.trim == (0, 0):
-            return y
-        return y[..., self.trim[0] :, self.trim[1] :]
-
-
-def pad_for(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """x with the margin of modes other than `zeros`; its pixels are codes like the others."""
-    if geometry.mode == "zeros":
-        return x
-    return F.pad(x, geometry.margin, mode=geometry.mode)
-
 
 class _PackedWeight(nn.Module):
     """What PackedLinear and PackedConv2d hold: weight codes, their reading, the input's grid.
 
-    The codes are the buffer `weight` of the state dict and the attribute `codes`.
+    The codes are the buffer `weight` of the state dict and the attribute `codes`. The scale is a
+    parameter: models ask their first one what type and device they compute in.
     """
 
-    weight_scale: Tensor
+    weight_scale: nn.Parameter
     weight_offset: Tensor
     input_scale: Tensor
     input_offset: Tensor
@@ -102,7 +44,7 @@ class _PackedWeight(nn.Module):
         self.weight_shape, self.weight_bits = weight.shape, weight.bits
         self.input_bits = input_bits
         self._buffers["weight"] = weight.data
-        self.register_buffer("weight_scale", weight.scale)
+        self.weight_scale = nn.Parameter(weight.scale.detach(), requires_grad=False)
         self.register_buffer("weight_offset", weight.offset)
         self.register_buffer("input_scale", input_scale.detach().reshape(1).clone())
         self.register_buffer("input_offset", input_offset.detach().reshape(1).clone())
@@ -122,7 +64,9 @@ class _PackedWeight(nn.Module):
 
         Its numbers are NaN: only codes are kept, and a use of them must not pass unseen.
         """
-        return self.weight_scale.new_full((), float("nan")).expand(self.weight_shape)
+        geometry: ConvGeometry | None = getattr(self, "geometry", None)
+        shape = geometry.float_shape(self.weight_shape) if geometry else self.weight_shape
+        return self.weight_scale.new_full((), float("nan")).expand(shape)
 
     def extra_repr(self) -> str:
         """Shape and widths, for print(model)."""
@@ -161,7 +105,8 @@ class PackedLinear(_PackedWeight):
 class PackedConv2d(_PackedWeight):
     """Convolution on codes, with true zero padding.
 
-    Shapes: x (N, C, H, W) or (C, H, W). Returns: likewise with O channels.
+    Shapes: x (N, C, H, W) or (C, H, W), rows alone for a geometry of lines. Returns: likewise with
+    O channels.
     """
 
     def __init__(
@@ -179,22 +124,22 @@ class PackedConv2d(_PackedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """bitcompress::conv2d, or straight through the native layer."""
-        g, batched = self.geometry, x.dim() == 4
-        x = pad_for(x if batched else x[None], g)
+        g, given = self.geometry, x
+        x = pad_for(g.opened(x), g)
         with torch._C.DisableTorchFunction():
             fits = type(x) is Tensor and x.dim() == 4
             if fits and x.shape[1] == self.weight_shape[1] * g.groups:
                 layer = native_layer(self, x, self._weights)
                 if layer is not None:
                     y = run_conv2d(layer, x, self.weight_shape, g.stride, g.padding, g.dilation)
-                    return g.crop(y if batched else y[0])
+                    return g.closed(y, given)
         y = ops.conv2d(
             x, self.codes, self.weight_shape,
             self.weight_scale, self.weight_offset, self.bias, self.input_scale, self.input_offset,
             self.stretch, None, self.weight_bits, self.input_bits,
             g.stride, g.padding, g.dilation, g.groups,
         )  # fmt: skip
-        return g.crop(y if batched else y[0])
+        return g.closed(y, given)
 
     def _weights(self) -> Weights:
         g = self.geometry

@@ -13,13 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from bitcompress.layers.packed import (
-    ConvGeometry,
-    PackedConv2d,
-    PackedLinear,
-    PackedMatmul,
-    pad_for,
-)
+from bitcompress.layers.geometry import ConvGeometry, pad_for
+from bitcompress.layers.packed import PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.packed import ops
 from bitcompress.packed.attention import Term, attend_by_parts
 from bitcompress.packed.rows import SMALLEST, Rows, rows_of
@@ -165,7 +160,8 @@ class QuantConv2d(_QuantWeighted):
     """Convolution with weight and input on grids; padding of mode `zeros` is a true zero.
 
     Its channels are stretched but never shifted: a shift would not be a constant at the border.
-    Shapes: x (N, C, H, W) or (C, H, W). Returns: likewise with O channels.
+    Shapes: x (N, C, H, W) or (C, H, W), rows alone for a geometry of lines. Returns: likewise with
+    O channels.
     """
 
     def __init__(
@@ -180,17 +176,17 @@ class QuantConv2d(_QuantWeighted):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of both on their grids."""
-        g, batched = self.geometry, x.dim() == 4
+        g, pictures = self.geometry, self.geometry.opened(x)
         if self.exact:
-            z, real = self._exactly(x if batched else x[None])
+            z, real = self._exactly(pictures)
             bias = None if self.bias is None else self.bias.double()
             z = pad_for(z, g)
             exact = F.conv2d(z, real, bias, g.stride, g.padding, g.dilation, g.groups).to(x.dtype)
-            return g.crop(exact if batched else exact[0])
-        on_grid, weight = self._on_grids(x if batched else x[None])
+            return g.closed(exact, x)
+        on_grid, weight = self._on_grids(pictures)
         on_grid = pad_for(on_grid, g)
         y = F.conv2d(on_grid, weight, self.bias, g.stride, g.padding, g.dilation, g.groups)
-        return g.crop(y if batched else y[0])
+        return g.closed(y, x)
 
     def pack(self) -> PackedConv2d:
         """The twin that stores and multiplies codes."""

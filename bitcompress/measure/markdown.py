@@ -54,6 +54,7 @@ def _how(report: Mapping[str, Any]) -> list[str]:
 
 
 def _size(size: Mapping[str, Any]) -> list[str]:
+    ratio = size["ratio"] or 1.0
     return [
         "## Size",
         "",
@@ -62,7 +63,9 @@ def _size(size: Mapping[str, Any]) -> list[str]:
         f"| float: its real parameters in fp32 | {size['float_bytes']:,} |",
         f"| packed: all files that `bitcompress run` needs, headers included | "
         f"{size['packed_bytes']:,} |",
-        f"| **smaller by** | **{size['ratio']:.2f}x** |",
+        f"| **smaller by** | **{ratio:.2f}x** |"
+        if ratio >= 1
+        else f"| **LARGER by** | **{1 / ratio:.2f}x** |",
         "",
         f"As papers count, which measures nothing: {size['paper_ratio']:.2f}x fewer bits in "
         f"parameters, {size['paper_ops_ratio']:.2f}x fewer bit-weighted operations.",
@@ -113,7 +116,7 @@ def _speed(speed: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Best of {speed['repeats']} in turn, on {speed['threads']} threads, input {shape}, "
+        f"Best of {speed['repeats']} in turn, on {_threads(speed)}, input {shape}, "
         f"load of the machine {speed['load']:.2f}.",
         "",
     ]
@@ -132,7 +135,8 @@ def _left(report: Mapping[str, Any]) -> list[str]:
         groups.setdefault((kind, row["reason"]), []).append(f"`{row['name']}`")
     lines = [f"## What was not brought to {asked} bits, and why", ""]
     if not groups:
-        return [*lines, "Nothing: every layer that multiplies is packed.", ""]
+        packed = "Nothing: every layer that multiplies is packed."
+        return [*lines, packed if report["layers"] else "There is no layer that multiplies.", ""]
     for (kind, reason), names in groups.items():
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         shown = ", ".join(names[:SHOWN_NAMES])
@@ -171,13 +175,26 @@ def _made(report: Mapping[str, Any]) -> list[str]:
     near = "are equal" if known is None or known == float("inf") else f"agree to {known:.1f} dB"
     lines += [
         "",
-        f"{machine['processor']}, {machine['threads']} threads, native kernels: "
+        f"{machine['processor']}, {_threads(machine)}, native kernels: "
         f"{machine['native']}; {versions}.",
         f"The outputs of the packed model and of its simulation in float {near}; "
         f"{100 * parity['changed_share']:.3f} % of the 8-bit values differ.",
     ]
+    lines += _fusions(report.get("fusions", {}))
     notes = [f"- {note}" for note in (*report["capture"]["notes"], *_own_notes(report))]
     return [*lines, "", *notes]
+
+
+def _fusions(fusions: Mapping[str, Any]) -> list[str]:
+    """How many attentions ran in one pass, and what kept others from it."""
+    refusals = fusions.get("refusals", {})
+    if not fusions.get("fused") and not refusals:
+        return []
+    text = f"Attentions that ran in one pass: {fusions['fused']}."
+    if refusals:
+        asked = ", ".join(f"`{name}` ({count})" for name, count in refusals.items())
+        text += f" Others ran one product after the other; their numbers were read by {asked}."
+    return [text]
 
 
 def _own_notes(report: Mapping[str, Any]) -> list[str]:
@@ -187,6 +204,11 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _threads(figures: Mapping[str, Any]) -> str:
+    number = figures["threads"]
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _cell(text: str) -> str:

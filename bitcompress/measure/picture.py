@@ -69,7 +69,9 @@ def sensitivity_sheet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     panels = math.ceil(len(names) / 60) or 1
     tall = math.ceil(len(names) / panels) or 1
     label = 24 + 6 * min(46, max((len(name) for name in names), default=10))
-    panel = label + 36 * len(widths) + 24
+    # Few columns are drawn wider, so that the page is filled.
+    cell = max(36, min(84, (640 // panels - 110 - label) // max(len(widths), 1)))
+    panel = label + cell * len(widths) + 24
     page = Page(max(panels * panel + 110, 640), 110 + 16 * tall)
     page.text(24, 30, "How much each layer suffers at each width", 12, weight="bold")
     page.text(24, 54, "SQNR of its output in dB, each layer on clean inputs", 8.5, GREY)
@@ -77,11 +79,11 @@ def sensitivity_sheet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for start in range(0, len(names), tall):
         part = table[start : start + tall]
         left = 24 + (start // tall) * panel + label
-        axis = page.axes(left, 92, 36 * len(widths), 16 * len(part))
+        axis = page.axes(left, 92, cell * len(widths), 16 * len(part))
         image = _heat(axis, part, names[start : start + tall], widths)
     if image is not None:
         bar = page.figure.colorbar(
-            image, cax=page.axes(page.width - 70, 92, 14, max(16 * tall, 16)), extend="both"
+            image, cax=page.axes(30 + panels * panel, 92, 14, max(16 * tall, 16)), extend="both"
         )
         bar.ax.tick_params(labelsize=7, length=2)
         bar.outline.set_visible(False)

@@ -119,6 +119,12 @@ def build_report(
             "activations_mean": mean_bits[1],
             "about": "weighted by multiply-accumulates; float counts as 32",
         },
+        "fusions": {
+            "fused": model.fusions.fused,
+            "refusals": dict(model.fusions.refusals),
+            "about": "on the example input: attentions that ran in one pass, and by which use the "
+            "numbers of others were asked for, which then ran one product after the other",
+        },
         "states": states,
         "layers": layer_rows(plans, sqnr, stored),
         "quality": {},

@@ -36,6 +36,11 @@ PREFIXES = ("module.", "netG.", "_orig_mod.")
 CONFIG_KEY = "__config__"
 """The safetensors metadata entry that may hold the architecture and its hyper-parameters."""
 
+PACKED = (
+    "is a packed model already: give the float checkpoint that it was made from; "
+    "`bitcompress inspect` and `run` take the folder"
+)
+
 _INFLATION = 64
 """A file of n bytes may hold at most this many times n bytes of tensors."""
 
@@ -59,7 +64,10 @@ def kind_of(path: Path) -> str:
     if not path.exists():
         raise LoadError(f"{path} does not exist: check the path of the checkpoint")
     if not path.is_file():
-        raise LoadError(f"{path} is a folder: give the checkpoint file inside of it")
+        packed = (path / "manifest.json").is_file()
+        raise LoadError(
+            f"{path} {PACKED if packed else 'is a folder: give the checkpoint file inside of it'}"
+        )
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -139,6 +147,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            if metadata.get("format") == "bitcompress":
+                raise LoadError(f"{path} {PACKED}")
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise LoadError(f"{path} is a damaged safetensors file ({error}): get it again") from error
@@ -221,6 +231,11 @@ def check_tensors(state: dict[str, Tensor], path: Path) -> None:
             "to exhaust the memory"
         )
     for key, value in state.items():
+        if value.is_meta:
+            raise LoadError(
+                f"{path}: tensor {key!r} was saved on the meta device and has no numbers: save the "
+                "weights themselves"
+            )
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise LoadError(
                 f"{path}: tensor {key!r} is {value.dtype} {value.layout}, not dense real numbers: "

@@ -28,7 +28,7 @@ class Found:
 def from_factory(arch: str, config: Mapping[str, Any]) -> nn.Module:
     """What "package.module:factory" makes of the settings; the current folder is importable.
 
-    Raises: UsageError where there is no such factory, or where it makes no module.
+    Raises: UsageError where there is no such factory, or where it fails or makes no module.
     """
     name, _, attribute = arch.partition(":")
     here = str(Path.cwd())
@@ -42,16 +42,29 @@ def from_factory(arch: str, config: Mapping[str, Any]) -> nn.Module:
             f"--arch {arch}: {error}; it should read package.module:factory, importable from the "
             "current folder or installed"
         ) from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--arch {arch}: importing {name} fails: {_told(error)}") from error
     finally:
         sys.path.remove(here)
     try:
         with torch.random.fork_rng(devices=[]):
             model = factory(**config)
     except TypeError as error:
-        raise UsageError(f"--arch {arch} cannot be called with {dict(config)}: {error}") from error
+        raise UsageError(
+            f"--arch {arch} cannot be called with {dict(config)}: {error}; arguments are given "
+            "with --arch-set KEY=VALUE"
+        ) from error
+    except (Exception, SystemExit) as error:
+        said = f"--arch {arch} called with {dict(config)} fails: {_told(error)}"
+        raise UsageError(said) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--arch {arch} returned a {type(model).__name__}, not an nn.Module")
     return model
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong in somebody else's code."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def with_spandrel(state: Mapping[str, Tensor]) -> Found | str:

@@ -55,14 +55,14 @@ _ready: weakref.WeakKeyDictionary[nn.Module, _Ready] = weakref.WeakKeyDictionary
 
 
 def native_layer(module: nn.Module, x: Tensor, weights: Callable[[], Weights]) -> Any:
-    """The native layer of a packed module, made on first use and anew when its buffers change.
+    """The native layer of a packed module, made on first use and anew when its tensors change.
 
     Returns: None where plain kernels are not what x takes.
     """
     kernels = native.kernels()
     if kernels is None or not native.takes(x) or watched(x):
         return None
-    held = tuple(module._buffers.values())
+    held = (*module._parameters.values(), *module._buffers.values())
     state = (kernels.isa(), *((id(t), _version(t)) for t in held if t is not None))
     found = _ready.get(module)
     if found is None or found.state != state:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import RecipeError
+from bitcompress.graph.arguments import tensors_of
 
 Features = list[Tensor]
 DistillLoss = Callable[[Tensor, Tensor, Features, Features, float], Tensor]
@@ -104,7 +105,11 @@ def find_taps(net: nn.Module, patterns: Sequence[str] = ()) -> tuple[str, ...]:
             raise RecipeError(f"train.taps {list(patterns)} name no module of {type(net).__name__}")
         return tuple(found)
     lists: list[tuple[str, ...]] = [
-        tuple(f"{name}.{i}" for i, child in module.named_children() if any(child.children()))
+        tuple(
+            f"{name}.{i}" if name else i
+            for i, child in module.named_children()
+            if any(child.children())
+        )
         for name, module in modules.items()
         if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
@@ -144,14 +149,14 @@ def features(store: Mapping[str, Tensor], names: Sequence[str]) -> Features:
 
 
 def first_tensor(out: Any) -> Tensor:
-    """The tensor of an output that may be a tuple or a dict: what the loss compares.
+    """The first real-valued tensor of an output, however nested: what the loss compares.
 
     Raises: RecipeError if there is none.
     """
-    if isinstance(out, Tensor):
-        return out
-    values = list(out.values()) if isinstance(out, Mapping) else list(out or ())
-    for value in values:
-        if isinstance(value, Tensor):
+    for value in tensors_of(out):
+        if value.is_floating_point():
             return value
-    raise RecipeError("the model returns no tensor to distil from; set train.method to none")
+    raise RecipeError(
+        f"the model returns {type(out).__name__} with no tensor of real numbers to distil from; "
+        "set train.method to none"
+    )

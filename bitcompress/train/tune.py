@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitcompress.errors import RecipeError
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.quant.uniform import UniformQuantizer
@@ -44,9 +45,35 @@ def bound_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def weight_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Every other parameter that holds numbers."""
+    """Every other parameter that holds numbers a small step can move.
+
+    Adam's steps are lost in half precision, and its divisor underflows to zero there; its fused
+    form takes no complex numbers.
+    """
     bounds = {id(p) for p in bound_parameters(model)}
-    return [p for p in model.parameters() if id(p) not in bounds and p.device.type != "meta"]
+    return [
+        p
+        for p in model.parameters()
+        if id(p) not in bounds and p.device.type != "meta"
+        and p.dtype in (torch.float32, torch.float64)
+    ]  # fmt: skip
+
+
+def _followed(student: Rewritten, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The student's output with its gradients. Raises: RecipeError where there are none."""
+    without = "set train.method to none to go without tuning (--set train.method=none)"
+    try:
+        out = first_tensor(student(*args, **kwargs))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RecipeError(f"the model fails while it is tuned: {error}; {without}") from error
+    if not out.requires_grad:
+        raise RecipeError(
+            "no gradient comes through the model: its forward switches gradients off, or leaves "
+            f"torch; {without}"
+        )
+    return out
 
 
 def tune(
@@ -86,9 +113,12 @@ def tune(
 
             def loss(inputs: Any) -> Tensor:
                 args, kwargs = as_inputs(inputs)
+                # A forward that draws random numbers draws the same ones for both.
+                drawn = torch.get_rng_state()
                 with torch.no_grad():
                     target = first_tensor(teacher(*args, **kwargs))
-                out = first_tensor(student(*args, **kwargs))
+                torch.set_rng_state(drawn)
+                out = _followed(student, args, kwargs)
                 f, g = features(got, names), features(want, names)
                 return measure(out, target, f, g, config.feature_weight)
 

@@ -75,6 +75,14 @@ def tree(**values: Any) -> Change:
     return lambda index: index["tree"].update(values)
 
 
+def without_numbers(index: dict[str, Any]) -> None:
+    """A norm's weight, one number repeated in the file, said to be taken over by a call."""
+    record = next(s for s in index["specs"] if s["is"] == "parameter" and s["as"] == ["value", 1.0])
+    shape = record["shape"]
+    record.clear()
+    record.update({"is": "absent parameter", "shape": shape})
+
+
 CASES: dict[str, tuple[Change, str]] = {
     "bits 9": (spec("linear", bits=[9, 2]), "the bits of"),
     "bits 0": (spec("linear", bits=[2, 0]), "the bits of"),
@@ -108,7 +116,11 @@ CASES: dict[str, tuple[Change, str]] = {
         spec("parameter", shape=[1 << 16, 1 << 14], **{"as": ["value", 0.0]}), "times one number"
     ),
     "a type": (spec("parameter", dtype="object"), "unknown type"),
-    "a whole parameter": (spec("parameter", dtype="int64", **{"as": ["value", 3]}), "no parameter"),
+    "a whole parameter": (
+        spec("parameter", dtype="int64", **{"as": ["value", 3]}),
+        "float32 in the model and torch.int64 in the file|to nothing",
+    ),
+    "a tensor in use without numbers": (without_numbers, "no numbers in the file and nothing"),
     "a renamed key": (lambda i: i["tree"].update(nurm=i["tree"].pop("norm")), "'nurm'"),
     "a missing tensor": (lambda i: i["tree"]["norm"].pop("bias"), "the model has|to nothing"),
     "an extra layer": (tree(extra=0), "bytes of"),
@@ -151,6 +163,44 @@ def test_hostile_indices(saved: bytes, tmp_path: Path, name: str) -> None:
         load(place)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200_000, f"{grown} KiB for a file of {len(saved)} bytes"
+
+
+def swapped(index: dict[str, Any], one: str, two: str) -> None:
+    """Exchange what two kinds of records say."""
+    first, second = (next(s for s in index["specs"] if s["is"] == kind) for kind in (one, two))
+    kept = dict(first)
+    for changed, by in ((first, dict(second)), (second, kept)):
+        changed.clear()
+        changed.update(by)
+
+
+FUNCTIONAL: dict[str, tuple[Change, str]] = {
+    "a weight is there twice": (
+        lambda i: next(s for s in i["specs"] if s["is"] == "absent parameter").update(
+            {"is": "parameter", "dtype": "float32", "as": ["value", 1.0]}
+        ),
+        "keeps one too",
+    ),
+    "a product as a linear": (lambda i: swapped(i, "matmul", "linear"), "does not fit|a product"),
+    "a call of another kind": (
+        lambda i: next(c for c in i["calls"] if c[1] == "linear").__setitem__(1, "matmul"),
+        "does not fit a matmul",
+    ),
+    "a part of no attention": (
+        lambda i: next(c for c in i["calls"] if c[1] == "sdpa").__setitem__(3, ""),
+        "does not fit a sdpa",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_hostile_records_of_function_calls(make: Any, tmp_path: Path, name: str) -> None:
+    made = make("functional")
+    data = (made.save(tmp_path / "out") / "model.safetensors").read_bytes()
+    change, said = FUNCTIONAL[name]
+    place = in_folder(tmp_path / "bad", edited(data, change))
+    with pytest.raises(LoadError, match=said):
+        load(place, made.float_model)
 
 
 def test_an_index_that_says_the_same_loads(saved: bytes, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def nested(depth: int) -> Any:
         (base64.b64encode(zlib.compress(b"{}") + b"more").decode(), "does not end"),
         (packed(b"[" * 60_000), "nested too deeply"),
         (packed(b"[]"), "an object is needed"),
-        (packed({**unpacked(), "tree": nested(80)}), "nested too deeply"),
+        (packed({**unpacked(), "tree": nested(300)}), "nested too deeply"),
         (packed(b" " * (MAX_INDEX + 1)), "does not end"),
         (packed(b'{"specs":[],"specs":[]}'), "'specs' stands in it twice"),
     ],

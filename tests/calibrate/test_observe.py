@@ -185,3 +185,10 @@ def test_progress_names_layer_i_of_n() -> None:
     for stage in ("weight bounds", "activation bounds"):
         wanted = [(f"{stage} ({name})", i + 1, len(names)) for i, name in enumerate(names)]
         assert [words for words in said if words[0].startswith(stage)] == wanted
+
+
+def test_a_batch_that_the_model_does_not_take_is_named() -> None:
+    model = student()
+    batches = [torch.randn(2, 6, 8), torch.randn(2, 6, 9)]
+    with pytest.raises(DataError, match=r"fails on batch 2 of the data \(\(2, 6, 9\)\): Runtime"):
+        calibrate(model, batches, minmax)

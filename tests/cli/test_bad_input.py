@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -137,3 +138,82 @@ def test_training_that_diverges(cli: Cli, checkpoint: Path, tmp_path: Path) -> N
     assert done.exit_code == 5, done.output
     assert "lower the learning rates" in one_sentence(done)
     assert not (tmp_path / "o").exists()
+
+
+TALKATIVE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        print("forward says hello")
+        return self.conv(x)
+
+def make():
+    print("factory says hello")
+    return Net()
+"""
+
+
+def test_what_a_network_prints_stays_out_of_the_json(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkative_net.py").write_text(TALKATIVE)
+    monkeypatch.chdir(tmp_path)
+    state = {f"conv.{k}": v for k, v in torch.nn.Conv2d(3, 3, 3).state_dict().items()}
+    torch.save(state, tmp_path / "m.pth")
+    words = ("inspect", "m.pth", "--arch", "talkative_net:make", "--input", "x=1x3x9x9")
+    done = cli(*words, "--json")
+    assert done.exit_code == 0, done.output
+    assert [row["name"] for row in json.loads(done.stdout)["layers"]] == ["conv"]
+    assert "factory says hello" in done.stderr and "forward says hello" in done.stderr
+    assert "factory says hello" in cli(*words).stdout
+
+
+def test_a_packed_model_is_no_checkpoint(cli: Cli, packed: Path, tmp_path: Path) -> None:
+    for path in (packed, packed / "model.safetensors"):
+        done = cli("quantize", path, "--bits", "4", "-o", tmp_path / "o")
+        assert done.exit_code == 3
+        assert "is a packed model already: give the float checkpoint" in one_sentence(done)
+    assert not (tmp_path / "o").exists()
+
+
+def test_places_that_cannot_be_written_are_known_before_the_work(
+    cli: Cli, checkpoint: Path, packed: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    plain, out = pictures / "plain.png", tmp_path / "out"
+    for words, said in (
+        (("quantize", checkpoint, "-o", tmp_path / "file" / "out"), "cannot be made: .*file is a"),
+        (("quantize", checkpoint, "-o", "/proc/out"), "/proc/out cannot be written"),
+        (("run", packed, plain, "-o", out / "big.png"), "out is no folder; make it first"),
+        (("analyze", checkpoint, "-o", out / "table.png"), "out is no folder; make it first"),
+        (("analyze", checkpoint, "-o", tmp_path / "table.jpg"), r"table.jpg: .* is a \.png"),
+    ):
+        done = cli(*words)
+        assert done.exit_code == 2
+        assert re.search(said, one_sentence(done)), done.stderr
+        assert "bounds" not in done.stderr and not out.exists()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("doctor",), ("doctor", "--json")])
+def test_a_full_stdout_ends_in_a_sentence(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "bitcompress", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert one_sentence(done) == "error: stdout cannot be written: No space left on device"
+
+
+def test_steps_that_are_named_win_over_quick(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    words = [word for word in FEW if word != "train.quick_steps=2"]
+    words[words.index("--set")] = "--quick"
+    done = cli("quantize", checkpoint, *words, "--set", "train.steps=3", "-o", tmp_path / "o", "-q")
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert (report["training"]["steps"], report["quick"]) == (3, True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from bitcompress.calibrate import SEARCHES, calibrate
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import Captured, as_inputs, capture, private_copy
 from bitcompress.graph.decompose import decompose
 from bitcompress.graph.intercept import Rewritten
@@ -49,8 +49,7 @@ def run(model: nn.Module, example: Any) -> list[Tensor]:
     """All tensors of a model's output; whether gradients are on makes no difference."""
     args, kwargs = as_inputs(example)
     with torch.no_grad():
-        leaves, _ = tree_flatten(model(*args, **kwargs))
-    return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+        return [leaf.detach() for leaf in tensors_of(model(*args, **kwargs))]
 
 
 def close(ones: list[Tensor], others: list[Tensor], share: float) -> None:

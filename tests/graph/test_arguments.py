@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bitcompress.graph.arguments import (
+    TO_FLOAT,
     detail_of,
     function_name,
     oddness,
@@ -52,14 +53,15 @@ def test_details_are_what_is_no_tensor() -> None:
     ("value", "said"),
     [
         (A, ""),
-        (A.double(), ""),
+        (A.double(), f"an operand is float64{TO_FLOAT}"),
+        (A.half(), f"an operand is float16{TO_FLOAT}"),
         (A.long(), "an operand is int64"),
         (A.to(torch.complex64), "an operand is complex64"),
         (A.to_sparse(), "an operand is sparse_coo"),
         (A.bool(), "an operand is bool"),
     ],
 )
-def test_operands_that_are_no_dense_reals_are_odd(value: Tensor, said: str) -> None:
+def test_operands_that_are_no_dense_float32_are_odd(value: Tensor, said: str) -> None:
     assert oddness([A, value]) == said
 
 

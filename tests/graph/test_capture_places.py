@@ -90,9 +90,8 @@ def test_a_scripted_part_is_opaque_and_data_flow_through_it(walked: Walk) -> Non
 @pytest.mark.parametrize(
     ("layer", "example", "macs"),
     [
-        (nn.Conv1d(3, 4, 3), torch.randn(2, 3, 9), 2 * 4 * 7 * 9),
         (nn.Conv3d(2, 3, 2), torch.randn(1, 2, 4, 4, 4), 3 * 27 * 16),
-        (nn.ConvTranspose2d(3, 4, 2, 2), torch.randn(1, 3, 5, 5), 3 * 25 * 16),
+        (nn.ConvTranspose3d(3, 4, 2, 2), torch.randn(1, 3, 5, 5, 2), 3 * 50 * 32),
         (nn.GRU(4, 5), torch.randn(7, 2, 4), 14 * (15 * 4 + 15 * 5)),
     ],
 )
@@ -102,6 +101,22 @@ def test_layers_without_a_packed_twin_are_named_and_counted(
     done = walked(nn.Sequential(layer), example)
     assert done.refused == {"0": f"no packed operator for {type(layer).__name__}"}
     assert done.site("0").macs == macs
+
+
+@pytest.mark.parametrize(
+    ("layer", "example", "macs"),
+    [
+        (nn.Conv1d(3, 4, 3), torch.randn(2, 3, 9), 2 * 4 * 7 * 9),
+        (nn.ConvTranspose1d(3, 4, 2, 2), torch.randn(1, 3, 5), 3 * 5 * 8),
+        (nn.ConvTranspose2d(3, 4, 2, 2), torch.randn(1, 3, 5, 5), 3 * 25 * 16),
+    ],
+)
+def test_other_convolutions_are_ones_of_pictures(
+    layer: nn.Module, example: Tensor, macs: int, walked: Walk
+) -> None:
+    done = walked(nn.Sequential(layer), example)
+    assert (done.quantized, done.refused) == ({"0"}, {})
+    assert (done.site("0").op, done.site("0").macs) == ("conv2d", macs)
 
 
 # ---- Hooks --------------------------------------------------------------------------------------

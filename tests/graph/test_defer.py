@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.defer import Deferred
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.layers import QuantMatmul
@@ -59,7 +62,13 @@ def sdpa(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=m.bias)
 
 
-FUSED = {"plain": plain, "biased": biased, "with modules": with_modules}
+def asked(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    logits = q @ k.mT
+    bias = torch.zeros(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return (logits + bias).softmax(-1) @ v
+
+
+FUSED = {"plain": plain, "asked where": asked, "biased": biased, "with modules": with_modules}
 
 
 def clipped(m: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -148,6 +157,52 @@ def test_a_model_that_ran_can_be_pickled(walked: Any) -> None:
     assert pickle.loads(pickle.dumps(done.packed.fusions)).fused == 1
     assert pickle.loads(pickle.dumps(done.packed)).fusions.fused == 1
     assert y.shape == (2, 3, TOKENS, 4)
+
+
+class Parts(NamedTuple):
+    """Logits beside the result."""
+
+    y: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """The same as a record that nobody may change."""
+
+    y: Tensor
+    logits: Tensor
+
+
+class Several(nn.Module):
+    """Gives its logits away, in a container."""
+
+    def __init__(self, pack: Any) -> None:
+        super().__init__()
+        self.qkv, self.pack = nn.Linear(12, 36), pack
+
+    def forward(self, x: Tensor) -> Any:
+        q, k, v = (t.unflatten(-1, (3, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        logits = q @ k.mT
+        return self.pack(logits.softmax(-1) @ v, logits)
+
+
+CONTAINERS = {
+    "named tuple": Parts, "record": Record, "dict": lambda y, logits: {"y": y, "logits": logits},
+    "ordered dict": lambda y, logits: OrderedDict(y=y, deep=[logits]), "pair": lambda *both: both,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_what_is_given_away_holds_its_numbers(name: str, walked: Any) -> None:
+    model = Several(CONTAINERS[name])
+    done = walked(model, tokens())
+    with torch.no_grad():
+        out, wanted = done.packed(tokens()), model(tokens())
+    assert type(out) is type(wanted)
+    found = tensors_of(out)
+    assert len(found) == 2 and all(type(t) is Tensor for t in found)
+    assert [t.shape for t in found] == [t.shape for t in tensors_of(wanted)]
 
 
 def test_logits_may_be_used_twice(walked: Any) -> None:

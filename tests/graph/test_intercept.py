@@ -113,7 +113,7 @@ def test_state_goes_from_one_to_another(done: Any, outputs: Any) -> None:
 
 def test_no_float_weight_is_left_in_a_packed_model(done: Any) -> None:
     left = [name for name, p in done.packed.named_parameters() if not p.is_meta]
-    assert not left
+    assert left and all(name.endswith("weight_scale") for name in left)
     assert done.packed.net.mix.is_meta and done.packed.net.mix.shape == (8, 8)
 
 

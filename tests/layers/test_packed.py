@@ -67,7 +67,7 @@ def test_a_geometry_means_what_conv2d_means(arguments: dict[str, Any], mode: Any
             pad_for(x, geometry), conv.weight, None, geometry.stride, geometry.padding,
             geometry.dilation, geometry.groups,
         )  # fmt: skip
-        assert torch.allclose(geometry.crop(y), conv(x), atol=1e-6)
+        assert torch.allclose(geometry.closed(y, x), conv(x), atol=1e-6)
 
 
 # ---- State --------------------------------------------------------------------------------------
@@ -77,7 +77,8 @@ def test_the_state_holds_codes_and_no_float_weight() -> None:
     layer = linear(bits=2)
     state = layer.state_dict()
     assert state["weight"].dtype == torch.uint8 and state["weight"].numel() == 9
-    assert not list(layer.parameters())
+    assert [name for name, _ in layer.named_parameters()] == ["weight_scale"]
+    assert not layer.weight_scale.requires_grad
     assert set(state) == {
         "weight", "weight_scale", "weight_offset", "input_scale", "input_offset", "bias",
     }  # fmt: skip

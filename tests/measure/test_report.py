@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from bitcompress import api
+from bitcompress import api, native
 from bitcompress.data.folders import open_pictures
 from bitcompress.data.images import write_image
 from bitcompress.measure.markdown import write_markdown
@@ -176,3 +178,30 @@ def test_names_with_bars_do_not_break_tables(report: dict[str, Any]) -> None:
     report["layers"][0]["reason"] = "a|b\nc"
     _, *rows = rows_of(write_markdown(report), "Layers")
     assert rows[0][7] == "a\\|b c" and all(len(row) == 8 for row in rows)
+
+
+def test_what_was_fused_and_what_was_not_is_told() -> None:
+    class Peeking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            for clip in (False, True):
+                logits = q @ k.mT
+                logits = logits.clamp(max=9.0) if clip else logits
+                v = logits.softmax(-1) @ v
+            made: torch.Tensor = self.out(v)
+            return made
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 40, 8)
+    made = api.quantize(Peeking().eval(), x, bits=8, data=[x])
+    told = made.report["fusions"]
+    if native.kernels() is not None:
+        assert (told["fused"], told["refusals"]) == (1, {"clamp": 1})
+        example = {"input": [[2, 40, 8]], "threads": 1, "repeats": 1, "load": 0.0}
+        page = write_markdown({**made.report, "speed": {**example, "packed_ms": 1.0}})
+        assert "in one pass: 1. Others ran one product after the other" in page
+        assert "read by `clamp` (1)." in page

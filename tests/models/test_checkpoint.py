@@ -122,6 +122,7 @@ def test_another_zip_file_is_named(tmp_path: Path) -> None:
         ({"a": torch.ones(1 << 20).expand(64, 1 << 20)}, "claims .* bytes of tensors"),
         ({"a": torch.eye(3).to_sparse()}, "'a' is .*sparse.*give the float checkpoint"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, "'a' is .*complex"),
+        ({"a": torch.ones(2, device="meta")}, "'a' was saved on the meta device.*save the weights"),
     ],
 )
 def test_contents_that_are_no_weights(content: object, expected: str, write: Write) -> None:

@@ -40,6 +40,12 @@ class nets:
 
 def nothing():
     return 3
+
+def failing():
+    raise RuntimeError("no weights today")
+
+def leaving():
+    raise SystemExit(0)
 """
 
 
@@ -140,3 +146,22 @@ def test_spandrel_may_be_broken(monkeypatch: pytest.MonkeyPatch, write: Write, h
     monkeypatch.delitem(sys.modules, "spandrel", raising=False)
     with pytest.raises(LoadError, match="repair spandrel.*operator does not exist"):
         load_model(write({"w": torch.ones(2)}))
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("failing", r"called with \{\} fails: RuntimeError: no weights today"),
+        ("leaving", r"called with \{\} fails: SystemExit: 0"),
+        ("nets.make", "missing 1 required positional argument: 'width'; .* with --arch-set"),
+    ],
+)
+def test_a_factory_that_fails_says_why(here: Path, write: Write, factory: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_model(write(weights()), arch=f"my_networks:{factory}")
+
+
+def test_a_module_that_cannot_be_imported_says_why(here: Path, write: Write) -> None:
+    (here / "half_a_module.py").write_text("x = 1 +")
+    with pytest.raises(UsageError, match="importing half_a_module fails: SyntaxError"):
+        load_model(write(weights()), arch="half_a_module:x")
