@@ -113,15 +113,12 @@ def widen(
     Returns: the plans, and the names of those that became wider.
     """
     total = sum(plan.site.macs for plan in plans)
-    wide = recipe.protect.bits
-
-    def narrow(plan: Plan) -> bool:
-        return plan.quantized and min(plan.weight_bits, plan.act_bits) < wide
-
-    left = recipe.protect.share * total
-    left -= sum(p.site.macs for p in plans if p.quantized and not narrow(p))
+    wide, left = recipe.protect.bits, _share_left(plans, recipe) * total
     chosen: dict[str, Plan] = {}
-    heard = [p for p in plans if narrow(p) and errors.get(p.site.name, 0.0) > 0 and p.site.macs]
+    heard = [
+        p for p in plans
+        if _narrow(p, recipe) and errors.get(p.site.name, 0.0) > 0 and p.site.macs
+    ]  # fmt: skip
     for plan in sorted(heard, key=lambda p: -errors[p.site.name] / p.site.macs):
         if plan.site.macs > left:
             continue
@@ -132,6 +129,35 @@ def widen(
             reason=f"loud: kept at {wide} bits, {share:.2f} % of the multiply-accumulates",
         )  # fmt: skip
     return tuple(chosen.get(plan.site.name, plan) for plan in plans), tuple(chosen)
+
+
+def widens(recipe: Recipe) -> bool:
+    """Whether calibration keeps the loudest layers wide under this recipe."""
+    protect = recipe.protect
+    narrow = recipe.bits < min(protect.bits, protect.float_from)
+    return protect.loudest and protect.share > 0 and narrow
+
+
+def still_open(plans: Sequence[Plan], recipe: Recipe) -> str:
+    """What calibration may still change in these plans; empty for nothing."""
+    left = _share_left(plans, recipe)
+    if not widens(recipe) or left <= 0 or not any(_narrow(p, recipe) for p in plans):
+        return ""
+    return (
+        f"calibration will keep the layers whose error moves the output most at "
+        f"{recipe.protect.bits} bits, up to {100 * left:.1f} % of the multiply-accumulates"
+    )
+
+
+def _narrow(plan: Plan, recipe: Recipe) -> bool:
+    return plan.quantized and min(plan.weight_bits, plan.act_bits) < recipe.protect.bits
+
+
+def _share_left(plans: Sequence[Plan], recipe: Recipe) -> float:
+    """How much of the protected share is left when all that is wide counts."""
+    total = sum(plan.site.macs for plan in plans) or 1
+    spent = sum(p.site.macs for p in plans if p.quantized and not _narrow(p, recipe))
+    return recipe.protect.share - spent / total
 
 
 def nothing_packed(plans: Sequence[Plan]) -> str:

@@ -37,7 +37,7 @@ from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
 from bitcompress.parity import Parity, compared, parity, run_on_codes
-from bitcompress.plan import coverage, make_plans, nothing_packed, widen
+from bitcompress.plan import coverage, make_plans, nothing_packed, widen, widens
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
@@ -154,8 +154,7 @@ def put_on_grids(
         )
 
     search()
-    protect = recipe.protect
-    if protect.loudest and protect.share and recipe.bits < min(protect.bits, protect.float_from):
+    if widens(recipe):
         prepared, wider = _widen_loudest(student, prepared, recipe, feed)
         search(wider)
     return student, _free_loud(student, prepared, wide, recipe, feed)

@@ -14,7 +14,7 @@ from bitcompress.graph.capture import Captured, capture
 from bitcompress.graph.rewrite import Plan, insert
 from bitcompress.layers import QuantConv2d
 from bitcompress.models import MODELS
-from bitcompress.plan import coverage, make_plans, mean_bits, widen
+from bitcompress.plan import coverage, make_plans, mean_bits, still_open, widen
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
 
@@ -211,3 +211,10 @@ def test_the_rest_of_the_share_goes_to_the_loudest_for_their_work(captured: Capt
     # What is wide already counts; without knowledge nothing is chosen.
     assert widen(made, errors, recipe)[1] == ()
     assert widen(plans, {}, recipe)[1] == ()
+    # inspect, which measures nothing, says what is open.
+    assert "up to 40.0 % of the multiply-accumulates" in still_open(plans, recipe)
+    for key, value in (("loudest", False), ("share", 0.0), ("float_from", 4)):
+        closed = recipe.model_copy(
+            update={"protect": recipe.protect.model_copy(update={key: value})}
+        )
+        assert still_open(plans, closed) == ""

@@ -22,7 +22,7 @@ from bitcompress.data.images import check_target, write_whole
 from bitcompress.errors import DataError, NothingPacked, Unavailable, UsageError
 from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
-from bitcompress.plan import nothing_packed
+from bitcompress.plan import nothing_packed, still_open
 from bitcompress.train.loop import part_processes
 
 HOLD_OUT = 4
@@ -203,7 +203,8 @@ def run_inspect(
     seen = api.inspect(net, example, bits=bits, recipe=recipe, overrides=overrides)
     walk.check_coverage(seen.prepared, min_coverage)
     rows, prepared = seen.rows(), seen.prepared
-    notes = [*prepared.notes, *filter(None, [nothing_packed(prepared.plans)])]
+    changes = still_open(prepared.plans, seen.recipe), nothing_packed(prepared.plans)
+    notes = [*prepared.notes, *filter(None, changes)]
     rungs = climb(net, example, export=True).rows() if ladder else None
     if as_json:
         shown.as_json({
