@@ -123,9 +123,9 @@ def inspect(model: Path, **options: Any) -> None:
 @click.argument("picture", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, metavar="PICTURE|DIR",
               help="Picture to write; a folder if PICTURE is one.")  # fmt: skip
-@click.option("--tile", type=click.IntRange(16), default=256, show_default=True,
+@click.option("--tile", type=click.IntRange(16), default=384, show_default=True,
               help="Side of a tile in pixels.")  # fmt: skip
-@click.option("--overlap", type=click.IntRange(0), default=32, show_default=True,
+@click.option("--overlap", type=click.IntRange(0), default=48, show_default=True,
               help="Pixels of a tile beside each cut that are not kept.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), default=384 * 384, show_default=True,
               help="Pictures of more pixels are run in tiles.")  # fmt: skip
