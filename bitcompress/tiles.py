@@ -19,8 +19,8 @@ from bitcompress.errors import UsageError
 LIMIT = 384 * 384
 """Pixels of a picture that is run whole; DAT-light takes about 18 kB a pixel."""
 TILE, OVERLAP = 384, 48
-"""A tile as large as the largest whole picture: what attends to all of its input sees the most. Tiles
-step by 288, which windows of 8, 16 and 32 pixels divide, and strides of 2 and 3."""
+"""As large as the largest whole picture: what attends to all of its input sees the most. Tiles step
+by 288, which windows of 8, 16 and 32 pixels divide, and strides of 2 and 3."""
 
 
 def run_picture(
