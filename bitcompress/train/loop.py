@@ -237,7 +237,7 @@ def _restore(
         state = torch.load(path, weights_only=True)
     except Exception as error:
         raise LoadError(
-            f"{path} is not a checkpoint of ours ({error}); delete it to start over"
+            f"{path} is damaged, or not a checkpoint of ours; delete it to start over"
         ) from error
     if not isinstance(state, dict) or state.get("fingerprint") != _digest(config):
         raise LoadError(
