@@ -162,11 +162,11 @@ def test_tiles_are_used_above_the_limit(tmp_path: Path) -> None:
             sizes.append(x.shape[-1] * x.shape[-2])
             return super().forward(x)
 
-    write_image(tmp_path / "a.png", picture(600, 40))
+    write_image(tmp_path / "a.png", picture(1200, 40))
     pictures = open_pictures(tmp_path, scale=2)
     whole, _ = evaluate(Watched(), None, pictures, scale=2, image_range=1.0)
-    assert sizes == [300 * 20]
+    assert sizes == [600 * 20]
     tiled, _ = evaluate(Watched(), None, pictures, scale=2, image_range=1.0, limit=1000)
-    assert max(sizes[1:]) < 300 * 20
+    assert max(sizes[1:]) < 600 * 20
     assert whole["packed_psnr_y"] == pytest.approx(tiled["packed_psnr_y"])
     assert torch.is_grad_enabled()
