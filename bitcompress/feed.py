@@ -17,6 +17,7 @@ from torch import Tensor
 from bitcompress.data.folders import PictureSet
 from bitcompress.data.patches import Patches
 from bitcompress.errors import DataError
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.recipe import Recipe
 
 MAX_BATCHES = 64
@@ -87,7 +88,7 @@ class BatchFeed:
         self.seen: tuple[str, ...] = ()
         self.description = f"{len(self.batches)} batches of the caller's own"
         digest = hashlib.sha256()
-        for tensor in (t for batch in self.batches for t in _tensors(batch)):
+        for tensor in (t for batch in self.batches for t in tensors_of(batch)):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().double().sum().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
@@ -99,16 +100,6 @@ class BatchFeed:
     def training(self, step: int, process: int, processes: int) -> list[tuple[float, Any]]:
         """One batch a process and step, in turn."""
         return [(1.0, self.batches[(step * processes + process) % len(self.batches)])]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [t for v in value.values() for t in _tensors(v)]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in _tensors(v)]
-    return []
 
 
 def synthetic_example(shape: Sequence[int], image_range: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -70,7 +70,6 @@ def _applied(plan: Plan, apply: Apply, bits: int) -> Plan:
 def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
     """Keep the roles wide in the order named, each cheapest first, while the share allows it."""
     total = sum(plan.site.macs for plan in plans)
-    budget = recipe.protect.share * total
     stay_float = recipe.bits >= recipe.protect.float_from
     wide = 32 if stay_float else recipe.protect.bits
     candidates = [
@@ -86,11 +85,9 @@ def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
     def rank(plan: Plan) -> int:
         return next(i for i, role in enumerate(roles) if role in plan.site.roles)
 
-    spent, chosen = 0.0, {}
-    for plan in sorted(candidates, key=lambda p: (rank(p), p.site.macs)):
-        if spent + plan.site.macs > budget:
-            continue
-        spent += plan.site.macs
+    chosen = {}
+    ordered = sorted(candidates, key=lambda p: (rank(p), p.site.macs))
+    for plan in _fitting(ordered, recipe.protect.share * total):
         role = roles[rank(plan)]
         share = 100 * plan.site.macs / total if total else 0.0
         kept = "kept float" if stay_float else f"kept at {wide} bits"
@@ -103,6 +100,14 @@ def _protected(plans: list[Plan], recipe: Recipe) -> list[Plan]:
     return [chosen.get(plan.site.name, plan) for plan in plans]
 
 
+def _fitting(plans: Iterable[Plan], room: float) -> Iterator[Plan]:
+    """Those of the plans, in their order, whose work still fits beside that of those before."""
+    for plan in plans:
+        if plan.site.macs <= room:
+            room -= plan.site.macs
+            yield plan
+
+
 def widen(
     plans: Sequence[Plan], errors: Mapping[str, float], recipe: Recipe
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
@@ -113,16 +118,14 @@ def widen(
     Returns: the plans, and the names of those that became wider.
     """
     total = sum(plan.site.macs for plan in plans)
-    wide, left = recipe.protect.bits, _share_left(plans, recipe) * total
+    wide = recipe.protect.bits
     chosen: dict[str, Plan] = {}
     heard = [
         p for p in plans
         if _narrow(p, recipe) and errors.get(p.site.name, 0.0) > 0 and p.site.macs
     ]  # fmt: skip
-    for plan in sorted(heard, key=lambda p: -errors[p.site.name] / p.site.macs):
-        if plan.site.macs > left:
-            continue
-        left -= plan.site.macs
+    ordered = sorted(heard, key=lambda p: -errors[p.site.name] / p.site.macs)
+    for plan in _fitting(ordered, _share_left(plans, recipe) * total):
         share = 100 * plan.site.macs / total
         chosen[plan.site.name] = replace(
             plan, weight_bits=wide, act_bits=wide,

@@ -18,7 +18,7 @@ from bitcompress.calibrate import SEARCHES
 from bitcompress.calibrate import calibrate as set_bounds
 from bitcompress.calibrate.equalize import equalize
 from bitcompress.calibrate.loud import loud_layers
-from bitcompress.calibrate.run import check_weights, grids, quantizers, run_watched
+from bitcompress.calibrate.run import check_weights, quantizers, run_watched, second_run
 from bitcompress.calibrate.sensitivity import sensitivities
 from bitcompress.errors import CaptureError
 from bitcompress.feed import Feed
@@ -156,7 +156,8 @@ def put_on_grids(
     search()
     if widens(recipe):
         prepared, wider = _widen_loudest(student, prepared, recipe, feed)
-        search(wider)
+        if wider:
+            search(wider)
     return student, _free_loud(student, prepared, wide, recipe, feed)
 
 
@@ -268,23 +269,14 @@ def layer_sqnr(
 
 
 def _comparer(layer: nn.Module, sums: list[float], quantized: bool) -> Any:
-    """A hook that runs the layer a second time with its grids the other way round."""
-    own = quantizers(layer)
-    inside = [False]
+    """A hook that adds up the power of a layer's output, and what its grids change in it."""
 
-    def compare(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        out = out.detach()
-        if inside[0]:
-            return
-        inside[0] = True
-        with grids(own, on=not quantized):
-            other = module(*args).detach()
-        inside[0] = False
-        exact = other if quantized else out
+    def compare(out: Tensor, other: Tensor) -> None:
+        exact = other if quantized else out.detach()
         sums[0] += float(exact.double().square().sum())
-        sums[1] += float((other - out).double().square().sum())
+        sums[1] += float((other - out.detach()).double().square().sum())
 
-    return compare
+    return second_run(quantizers(layer), on=not quantized, then=compare)
 
 
 def pack(

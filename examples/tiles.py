@@ -10,30 +10,26 @@ in a tile.
 from __future__ import annotations
 
 import argparse
-import math
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 import bitcompress
 from bitcompress.data.images import read_image
 from bitcompress.models.load import load_model
+from bitcompress.parity import parity
 from bitcompress.tiles import run_picture
-
-
-def psnr(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> float:
-    """PSNR of two pictures in dB."""
-    error = float(((one.astype(np.float64) - two) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def apart(model: nn.Module, picture: NDArray[np.uint8], scale: int, image_range: float) -> float:
     """PSNR between the picture made of tiles and the picture made whole."""
     run = partial(run_picture, model, picture, scale=scale, image_range=image_range)
-    return psnr(run(limit=0), run(limit=picture.size))
+    tiled, whole = (torch.from_numpy(run(limit=n)).double() for n in (0, picture.size))
+    return parity(tiled, whole, 255).psnr_db
 
 
 def main() -> None:

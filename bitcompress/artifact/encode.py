@@ -22,9 +22,9 @@ from bitcompress.quant.uniform import UniformQuantizer
 
 FORMAT = "bitcompress"
 FORMAT_VERSION = 2
+"""Raised when a file of before can no longer be read as it was meant."""
 READABLE = (1, 2)
 """Format 1 knows no products that are cut by row."""
-"""Raised when a file of before can no longer be read as it was meant."""
 
 
 def library_version() -> str:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.bench.cases import Case
-from bitcompress.bench.clock import Contender, Times, take_turns
 from bitcompress.bench.operators import OPERATORS, Work
 from bitcompress.bench.peaks import Peaks, measure_peaks
 from bitcompress.bench.rivals import COLUMNS
 from bitcompress.errors import GateError, Unavailable, UsageError
+from bitcompress.measure.clock import Contender, Times, take_turns
 from bitcompress.measure.report import machine, versions
 from bitcompress.memory import keep_large_blocks
 

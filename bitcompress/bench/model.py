@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.bench import exported, graphs
-from bitcompress.bench.clock import Contender, Times, take_turns
 from bitcompress.bench.kernels import all_versions
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs, private_copy
+from bitcompress.measure.clock import Contender, Times, take_turns
 from bitcompress.measure.report import machine
 from bitcompress.memory import keep_large_blocks
 
@@ -226,9 +227,7 @@ def _ort(
 
 def _array(output: Any) -> np.ndarray[Any, Any]:
     """The first tensor of what a model gives."""
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    return np.asarray(output.float())
+    return np.asarray(tensors_of(output)[0].float())
 
 
 def _row(

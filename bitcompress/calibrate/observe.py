@@ -18,7 +18,7 @@ from bitcompress.errors import DataError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.rewrite import quant_layers
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul, SplitLinear
-from bitcompress.packed.rows import rows_of
+from bitcompress.packed.rows import largest_of
 from bitcompress.quant.spec import Bounds, QuantSpec
 from bitcompress.quant.uniform import UniformQuantizer
 
@@ -157,7 +157,7 @@ def _counter(
         if isinstance(module, QuantMatmul):
             length = int(args[0].shape[-1])
             if module.per_row:
-                args = (rows_of(args[0]).relative, *args[1:])
+                args = (args[0] / largest_of(args[0]), *args[1:])
             for quantizer in (module.a_quantizer, module.b_quantizer):
                 if quantizer.shares:
                     quantizer.shortest = min(quantizer.shortest or length, length)

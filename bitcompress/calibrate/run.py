@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,31 @@ def grids(chosen: Iterable[UniformQuantizer], *, on: bool) -> Iterator[None]:
     finally:
         for quantizer, enabled in before:
             quantizer.enabled = enabled
+
+
+def second_run(
+    own: Sequence[UniformQuantizer], *, on: bool, then: Callable[[Tensor, Tensor], Tensor | None]
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+    """A forward hook that runs its layer once more, with the grids `own` on or off.
+
+    `then` gets the output and that of the second run, which has no gradients; what it returns takes
+    the place of the output.
+    """
+    inside = False
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        nonlocal inside
+        if inside:
+            return None
+        inside = True
+        try:
+            with torch.no_grad(), grids(own, on=on):
+                other = layer(*args)
+        finally:
+            inside = False
+        return then(out, other.detach())
+
+    return hook
 
 
 def run_watched(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitcompress.calibrate.run import grids, quantizers
+from bitcompress.calibrate.run import grids, quantizers, second_run
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
@@ -33,7 +33,7 @@ def sensitivities(
     random = torch.Generator().manual_seed(seed)
     run = _Run()
     totals = dict.fromkeys(layers, 0.0)
-    handles = [layer.register_forward_hook(run.watch(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(run.watch(n, layer)) for n, layer in layers.items()]
     count = 0
     try:
         with grids(quantizers(model), on=False), torch.enable_grad():
@@ -62,17 +62,11 @@ class _Run:
     def __init__(self) -> None:
         self.moved: dict[str, float] = {}
 
-    def watch(self, name: str) -> Any:
+    def watch(self, name: str, layer: nn.Module) -> Any:
         """A hook that notes the layer's error, and weighs it when the gradient arrives."""
-        inside = [False]
 
-        def hook(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-            if inside[0]:
-                return out
-            inside[0] = True
-            with torch.no_grad(), grids(quantizers(layer), on=True):
-                error = layer(*args) - out
-            inside[0] = False
+        def note(out: Tensor, on_grids: Tensor) -> Tensor:
+            error = on_grids - out.detach()
             if not out.requires_grad:
                 out = out.detach().requires_grad_()
 
@@ -83,7 +77,7 @@ class _Run:
             out.register_hook(weigh)  # type: ignore[no-untyped-call]
             return out
 
-        return hook
+        return second_run(quantizers(layer), on=True, then=note)
 
 
 def _backward(out: Any, random: torch.Generator) -> None:

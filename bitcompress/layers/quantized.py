@@ -17,7 +17,7 @@ from bitcompress.layers.geometry import ConvGeometry, pad_for
 from bitcompress.layers.packed import PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.packed import ops
 from bitcompress.packed.attention import Term, attend_by_parts
-from bitcompress.packed.rows import SMALLEST, Rows, rows_of
+from bitcompress.packed.rows import Rows, largest_of, rows_of
 from bitcompress.packed.stored import PackedTensor
 from bitcompress.quant.spec import Codes, QuantSpec
 from bitcompress.quant.uniform import UniformQuantizer
@@ -252,7 +252,7 @@ class QuantMatmul(nn.Module):
 
     def _by_row(self, a: Tensor, values: Tensor) -> Tensor:
         """The product of packed/rows.py; factor and sum of a row are no function of its weights."""
-        gain = a.detach().amax(-1, keepdim=True).clamp(min=SMALLEST)
+        gain = largest_of(a)
         total = a.detach().sum(-1, keepdim=True)
         mean = values.mean(-2, keepdim=True)
         relative = self.a_quantizer(a / gain)

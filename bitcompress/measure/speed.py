@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-import statistics
-import time
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from bitcompress.graph.capture import as_inputs
+from bitcompress.measure.clock import Contender, take_turns
 
 
 def measure_speed(
@@ -25,26 +26,21 @@ def measure_speed(
     """
     args, kwargs = as_inputs(example)
     models = {"packed": packed} if float_model is None else {"float": float_model, "packed": packed}
-    times: dict[str, list[float]] = {name: [] for name in models}
+    contenders = [
+        Contender(name, partial(model, *args, **kwargs)) for name, model in models.items()
+    ]
     with torch.no_grad():
-        for model in models.values():
-            model(*args, **kwargs)
-        for _ in range(repeats):
-            for name, model in models.items():
-                start = time.perf_counter()
-                model(*args, **kwargs)
-                times[name].append((time.perf_counter() - start) * 1000)
+        times = take_turns(contenders, repeats=repeats, seconds=math.inf)
     figures: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "input": [list(t.shape) for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)],
         "repeats": repeats,
         "load": round(os.getloadavg()[0], 2),
     }
-    for name, values in times.items():
-        median = statistics.median(values)
-        figures[f"{name}_ms"] = min(values)
-        figures[f"{name}_median_ms"] = median
-        figures[f"{name}_spread"] = (max(values) - min(values)) / median
+    for name, taken in times.items():
+        figures[f"{name}_ms"] = 1000 * taken.best
+        figures[f"{name}_median_ms"] = 1000 * taken.median
+        figures[f"{name}_spread"] = taken.spread
     if "float" in models:
         figures["ratio"] = figures["float_ms"] / figures["packed_ms"]
     return figures

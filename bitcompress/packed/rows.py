@@ -42,12 +42,20 @@ class Rows(NamedTuple):
     total: Tensor
 
 
+def largest_of(a: Tensor) -> Tensor:
+    """What the weights of each row are relative to; no gradient goes there.
+
+    Shapes: a (..., M, K). Returns: (..., M, 1).
+    """
+    return a.detach().amax(-1, keepdim=True).clamp(min=SMALLEST)
+
+
 def rows_of(a: Tensor) -> Rows:
     """Weights that are none below 0, relative to the largest of each row.
 
     Shapes: a (..., M, K) float32.
     """
-    largest = a.amax(-1, keepdim=True).clamp(min=SMALLEST)
+    largest = largest_of(a)
     return Rows(a / largest, largest, lane_sum(a))
 
 

@@ -90,13 +90,16 @@ class Attention {
     v_.cut_turned(k_, b, s.reals.data(), s.right.data(), s.turned.data());
     s.values.pack(k_, s.turned.data());
     k_.sum_rows(s.turned.data(), a_.values, a_.keys, s.column_sums.data());
+    if (a_.per_row != 0) {
+      Centred::set(a_.values, v_.grid(b), s.column_sums.data(), a_.keys, s.centred.centre.data(),
+                   s.centred.mean.data());
+      return;
+    }
     const Grid p{a_.p_grid.scale[b], a_.p_grid.offset[b]};
     for (int64_t c = 0; c < a_.values; ++c) {
       const size_t at = static_cast<size_t>(c);
       s.reading.set(at, p, v_.grid(b), s.column_sums[at], a_.keys);
     }
-    Centred::set(a_.values, v_.grid(b), s.column_sums.data(), a_.keys, s.centred.centre.data(),
-                 s.centred.mean.data());
   }
 
   // Queries [first, first + count).

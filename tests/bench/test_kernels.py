@@ -11,13 +11,13 @@ import torch
 from bitcompress import native
 from bitcompress.bench import graphs, kernels, operators
 from bitcompress.bench.cases import Case
-from bitcompress.bench.clock import Times
 from bitcompress.bench.kernels import bench_kernels, chosen_levels
 from bitcompress.bench.peaks import Peaks
 from bitcompress.bench.rivals import COLUMNS
 from bitcompress.bench.roofline import sheet
 from bitcompress.bench.tables import best_rows, kernels_markdown
 from bitcompress.errors import GateError, Unavailable, UsageError
+from bitcompress.measure.clock import Times
 
 pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason=f"no native kernels: {native.why_not()}"

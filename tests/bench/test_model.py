@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.bench import graphs, model
-from bitcompress.bench.clock import Times
 from bitcompress.bench.model import Settings, Subject, bench_model, quality_of, whole_report, widths
 from bitcompress.bench.tables import model_markdown
+from bitcompress.measure.clock import Times
 
 KEYS = {
     "model", "weight_bits", "act_bits", "input", "threads", "ms", "float_ms", "int8_ms",

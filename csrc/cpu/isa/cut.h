@@ -25,16 +25,10 @@ inline bool cut_group(const float* x, int64_t n, const float* factor, const floa
                       float tie, float top, uint8_t* out) {
   Reals most{};
   for (int64_t i = 0; i < n; i += kVector) {
-    const Reals u = clamp_real((load(x + i) - load(offset + i)) * load(factor + i), all(top));
-    const Reals sum = u + 8388608.0f;
-    const Reals apart = u - (sum - 8388608.0f);
-    const Reals far = apart < -apart ? -apart : apart;
-    most = far > most ? far : most;
-    store_codes(out + i, sum);
+    nearest_codes(clamp_real((load(x + i) - load(offset + i)) * load(factor + i), all(top)), most,
+                  out + i);
   }
-  Reals lanes[kVectors] = {};
-  lanes[0] = most;
-  return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+  return beyond(most, tie);
 }
 
 // See Kernels::cut.

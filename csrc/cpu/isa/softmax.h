@@ -135,6 +135,23 @@ inline void cut_quotients(const float* __restrict e, int64_t n, float sum, float
     out[i] = nearest_code(clamp_real((e[i] / sum - offset) / scale, top));
 }
 
+// The codes nearest to u, which is clamped, to out; `most` is raised to the farthest that a u lies
+// from its code.
+inline void nearest_codes(Reals u, Reals& most, uint8_t* out) {
+  const Reals sum = u + 8388608.0f;
+  const Reals apart = u - (sum - 8388608.0f);
+  const Reals far = apart < -apart ? -apart : apart;
+  most = far > most ? far : most;
+  store_codes(out, sum);
+}
+
+// Whether one of the codes that raised `most` lies too near to a tie to be sure of.
+inline bool beyond(Reals most, float tie) {
+  Reals lanes[kVectors] = {};
+  lanes[0] = most;
+  return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+}
+
 constexpr int64_t kCutBlock = 256;
 
 // Up to kCutBlock codes by multiplication, whole groups of kLanes of them; gives whether one lies too
@@ -143,16 +160,9 @@ inline bool cut_products(const float* e, int64_t n, float factor, float base, fl
                          uint8_t* out) {
   Reals most{};
   for (int64_t i = 0; i < n; i += kVector) {
-    const Reals u = clamp_real(load(e + i) * all(factor) - all(base), all(top));
-    const Reals sum = u + 8388608.0f;
-    const Reals apart = u - (sum - 8388608.0f);
-    const Reals far = apart < -apart ? -apart : apart;
-    most = far > most ? far : most;
-    store_codes(out + i, sum);
+    nearest_codes(clamp_real(load(e + i) * all(factor) - all(base), all(top)), most, out + i);
   }
-  Reals lanes[kVectors] = {};
-  lanes[0] = most;
-  return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+  return beyond(most, tie);
 }
 
 constexpr int64_t kSoftmaxRows = 16;
@@ -188,12 +198,7 @@ inline float cut_exponentials(const float* x, int64_t n, float m, float factor, 
   Reals sums[kVectors] = {}, most{};
   const auto group = [&](int64_t i, int v) {
     const Reals e = power_of_two((load(x + i + v * kVector) - all(m)) * all(kLog2E));
-    const Reals u = clamp_real(e * all(factor) - all(base), all(top));
-    const Reals sum = u + 8388608.0f;
-    const Reals apart = u - (sum - 8388608.0f);
-    const Reals far = apart < -apart ? -apart : apart;
-    most = far > most ? far : most;
-    store_codes(out + i + v * kVector, sum);
+    nearest_codes(clamp_real(e * all(factor) - all(base), all(top)), most, out + i + v * kVector);
     return e;
   };
   const int64_t whole = n / kLanes * kLanes;
@@ -206,10 +211,7 @@ inline float cut_exponentials(const float* x, int64_t n, float m, float factor, 
     for (int64_t j = n - whole; j < kLanes; ++j) rest[j] = 0.0f;
     for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + load(rest + v * kVector);
   }
-  Reals lanes[kVectors] = {};
-  lanes[0] = most;
-  const bool near = folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
-  return near ? -1.0f : folded(sums, [](float a, float b) { return a + b; });
+  return beyond(most, tie) ? -1.0f : folded(sums, [](float a, float b) { return a + b; });
 }
 
 // See Kernels::row_codes. Largest logits of a few rows first, so that no row waits for its own.

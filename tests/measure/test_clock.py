@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitcompress.bench.clock import FEWEST, Contender, Times, take_turns
+from bitcompress.measure.clock import FEWEST, Contender, Times, take_turns
 
 
 def test_contenders_take_turns_after_one_warm_up_each() -> None:
