@@ -37,6 +37,19 @@ struct Readout {
   const double *product, *row, *constant, *bias;
 };
 
+// One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with
+// an operand and BC_RELU. out may be x or data where rows lie alike.
+struct StepRows {
+  int32_t kind;
+  float value;
+  const float* data;
+  int64_t row, column;
+  const float* x;
+  int64_t x_pitch, rows, n;
+  float* out;
+  int64_t out_pitch;
+};
+
 struct Kernels {
   const char* name;
 
@@ -124,6 +137,9 @@ struct Kernels {
   void (*depthwise_row)(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
                         const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
                         int32_t* code_sums);
+
+  // Steps on rows; isa/steps.h.
+  void (*step_rows)(const StepRows& step);
 
   // The level that is faster where sums are short; null where this one is.
   const Kernels* for_short_sums = nullptr;

@@ -196,7 +196,7 @@ def test_stub_lists_what_the_module_has() -> None:
         for node in ast.parse(stub).body
         if isinstance(node, ast.FunctionDef)
     }
-    functions["Layer"] = ["w", "bits"]
+    functions |= {"Layer": ["w", "bits"], "LayerRun": ["layer"], "Chain": ["steps"], "Rows": ["x"]}
     assert set(functions) == {name for name in dir(native) if not name.startswith("_")}
     for name, arguments in functions.items():
         made = getattr(native, name)

@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 #include "tiles.h"
 
 namespace bc {
@@ -135,6 +136,7 @@ const Kernels kAvx2 = {
     read_rows,
     nullptr,
     nullptr,
+    step_rows,
 };
 
 }  // namespace bc

@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 #include "tiles.h"
 
 namespace bc {
@@ -282,6 +283,7 @@ const Kernels kAvx512vnni = {
     read_rows,
     interleave,
     depthwise_row,
+    step_rows,
 };
 
 }  // namespace bc

@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 
 namespace bc {
 namespace {
@@ -83,6 +84,7 @@ const Kernels kScalar = {
     read_rows,
     nullptr,
     nullptr,
+    step_rows,
 };
 
 }  // namespace bc
