@@ -84,6 +84,10 @@ const Kernels& amx() {
     k.pack_panel = amx_pack_panel;
     k.product = amx_product;
     k.for_short_sums = &kAvx512vnni;
+    k.codes = &kAmxBytes;
+    k.form_for = [](int x_bits, int w_bits, int64_t length) -> const Form& {
+      return length < kShortSum ? kAvx512vnni.form_for(x_bits, w_bits, length) : kAmxBytes;
+    };
     return k;
   }();
   return table;

@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "forms.h"
 #include "tiles.h"
 
 namespace bc {
@@ -114,6 +115,10 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
   depthwise_from(c, x, w, taps, channels, out);
 }
 
+constexpr Form kWords = words_form<Cut::panel_bytes, pack_panel, product, 2>();
+
+const Form& form_for(int, int, int64_t) { return kWords; }
+
 }  // namespace
 
 const Kernels kAvx2 = {
@@ -135,6 +140,8 @@ const Kernels kAvx2 = {
     read_rows,
     nullptr,
     nullptr,
+    &kWords,
+    form_for,
 };
 
 }  // namespace bc

@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "forms.h"
 #include "tiles.h"
 
 namespace bc {
@@ -246,6 +247,10 @@ void depthwise_row(const uint8_t* x, const int64_t* offsets, int64_t taps, int64
   }
 }
 
+constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
+
+const Form& form_for(int, int, int64_t) { return kBytes; }
+
 }  // namespace
 
 const Kernels kAvx512vnni = {
@@ -282,6 +287,8 @@ const Kernels kAvx512vnni = {
     read_rows,
     interleave,
     depthwise_row,
+    &kBytes,
+    form_for,
 };
 
 }  // namespace bc

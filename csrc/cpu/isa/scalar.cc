@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "forms.h"
 
 namespace bc {
 namespace {
@@ -62,6 +63,10 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
   depthwise_from(0, x, w, taps, channels, out);
 }
 
+constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
+
+const Form& form_for(int, int, int64_t) { return kWords; }
+
 }  // namespace
 
 const Kernels kScalar = {
@@ -83,6 +88,8 @@ const Kernels kScalar = {
     read_rows,
     nullptr,
     nullptr,
+    &kWords,
+    form_for,
 };
 
 }  // namespace bc
