@@ -41,7 +41,7 @@ class General {
   General(const Kernels& kernels, const bc_conv2d& c, int64_t out_h, int64_t out_w,
           const uint8_t* w, int threads)
       : kernels_(kernels),
-        form_(kernels.form_for(8, 8, taps(c) * group_channels(c))),
+        form_(kernels.form_for(8, 8, {taps(c), group_channels(c), group_filters(c)})),
         whole_rows_(c.groups == 1 && c.dilation_w == 1),
         segments_(whole_rows_ ? c.kernel_h : taps(c)),
         pixels_(whole_rows_ ? c.kernel_w : 1),

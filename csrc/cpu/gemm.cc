@@ -126,7 +126,7 @@ int64_t rows_of_a_block(const Shape& s, bool real) {
 void by_rows(const Kernels& kernels, const Shape& s, const uint8_t* a, const uint8_t* w,
              const Output& output, int threads) {
   const int64_t block = rows_of_a_block(s, output.reals != nullptr);
-  const Form& form = kernels.form_for(8, 8, s.k);
+  const Form& form = kernels.form_for(8, 8, {1, s.k, s.n});
   Gemm gemm(kernels, form, s, a, w, output, block, threads);
   Panel panel(form, s.n, 1, 1, s.k);
   Reading reading = reading_for(s, output);
@@ -142,7 +142,7 @@ void by_rows(const Kernels& kernels, const Shape& s, const uint8_t* a, const uin
 // Many small products: each is a task with a panel of its own.
 void by_batch(const Kernels& kernels, const Shape& s, const uint8_t* a, const uint8_t* w,
               const Output& output, int threads) {
-  const Form& form = kernels.form_for(8, 8, s.k);
+  const Form& form = kernels.form_for(8, 8, {1, s.k, s.n});
   Gemm gemm(kernels, form, s, a, w, output, s.m, threads);
   std::vector<Panel> panels(static_cast<size_t>(threads), Panel(form, s.n, 1, 1, s.k));
   std::vector<Reading> readings(panels.size(), reading_for(s, output));

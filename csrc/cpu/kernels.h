@@ -25,6 +25,12 @@ struct Product {
   int64_t pixels = 1;  // of a run; each begins a unit of its form
 };
 
+// What a product sums over, and for how many columns.
+struct Extent {
+  int64_t pixels, channels, columns;
+  int64_t length() const { return pixels * channels; }
+};
+
 // How left codes lie in memory for a product, and the product on them. What comes out is always the
 // exact sum of products of codes.
 struct Form {
@@ -148,8 +154,8 @@ struct Kernels {
 
   // The form that code_bytes, step, panel_bytes, pack_panel and product are: for codes of any width.
   const Form* codes;
-  // The fastest form for left codes of x_bits, right codes of w_bits and sums of `length` products.
-  const Form& (*form_for)(int x_bits, int w_bits, int64_t length);
+  // The fastest form for left codes of x_bits and right codes of w_bits.
+  const Form& (*form_for)(int x_bits, int w_bits, const Extent& extent);
 
   // The level that is faster where sums are short; null where this one is.
   const Kernels* for_short_sums = nullptr;

@@ -48,7 +48,8 @@ std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
 bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
     : k(kernels),
       form(kernels.form_for(spec.x_bits, spec.w_bits,
-                            bc::taps(spec.conv) * bc::group_channels(spec.conv))),
+                            {bc::taps(spec.conv), bc::group_channels(spec.conv),
+                             bc::group_filters(spec.conv)})),
       c(spec.conv),
       bits(spec.x_bits),
       scale(repeated(spec.cut_scale, spec.cut_groups)),

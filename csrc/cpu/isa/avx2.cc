@@ -117,7 +117,7 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<Cut::panel_bytes, pack_panel, product, 2>();
 
-const Form& form_for(int, int, int64_t) { return kWords; }
+const Form& form_for(int, int, const Extent&) { return kWords; }
 
 }  // namespace
 

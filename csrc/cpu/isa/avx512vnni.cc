@@ -249,7 +249,7 @@ void depthwise_row(const uint8_t* x, const int64_t* offsets, int64_t taps, int64
 
 constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
 
-const Form& form_for(int, int, int64_t) { return kBytes; }
+const Form& form_for(int, int, const Extent&) { return kBytes; }
 
 }  // namespace
 
