@@ -2,7 +2,7 @@
 #
 #   make demo      install into .venv, then run the demonstration
 #   make test      install, then the quick tests in Python (once more without native code) and C++
-#   make test-all  the same with the slow tests
+#   make test-all  the same with the slow tests, and the C++ tests under sanitizers and valgrind
 #   make lint      ruff, formatting, types
 #   make format    formats the Python code
 #   make clean     removes builds and caches; the environment stays (make distclean takes it too)
@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -30,7 +30,7 @@ test: SELECT := -m "not slow"
 test: test-python test-native-off test-cpp
 
 test-all: SELECT :=
-test-all: test-python test-native-off test-cpp
+test-all: test-python test-native-off test-cpp test-sanitize test-valgrind
 
 test-python: $(NATIVE)
 	$(BIN)/python -m pytest $(SELECT)
@@ -43,6 +43,24 @@ test-cpp: $(TOOLS)
 	cmake -S . -B build/cpp -G Ninja -DBITCOMPRESS_PYTHON=OFF -DBITCOMPRESS_TESTS=ON
 	cmake --build build/cpp
 	ctest --test-dir build/cpp --output-on-failure
+
+# Address and undefined-behaviour sanitizers, checked containers.
+test-sanitize: $(TOOLS)
+	cmake -S . -B build/sanitize -G Ninja -DBITCOMPRESS_PYTHON=OFF -DBITCOMPRESS_TESTS=ON \
+	  -DBITCOMPRESS_SANITIZE=ON
+	cmake --build build/sanitize
+	ctest --test-dir build/sanitize --output-on-failure
+
+# Threads of the pool live until the process ends: what they hold is "possibly lost" and no error.
+VALGRIND := BITCOMPRESS_TEST_SMALL=1 valgrind --quiet --error-exitcode=9 --leak-check=full \
+  --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect
+test-valgrind: test-cpp
+	@command -v valgrind >/dev/null || echo "skipped: valgrind is not installed"
+	@! command -v valgrind >/dev/null || for level in scalar avx2; do \
+	  for program in build/cpp/test_*; do \
+	    echo "==> $$program at level $$level" && BITCOMPRESS_ISA=$$level $(VALGRIND) $$program || exit 1; \
+	  done; \
+	done
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .

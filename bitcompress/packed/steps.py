@@ -131,7 +131,7 @@ def _plain(values: Tensor | None) -> Tensor | None:
 
 
 def _rows(t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """t that broadcasts against `shape` (..., C), as rows (rows or 1, C or 1) of the same memory."""
+    """t that broadcasts against `shape` (..., C), as (rows or 1, C or 1) of the same memory."""
     t = t.detach()
     fits = t.dim() <= len(shape) and all(
         size in (1, wanted) for size, wanted in zip(t.shape[::-1], shape[::-1], strict=False)

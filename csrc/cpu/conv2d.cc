@@ -41,18 +41,20 @@ class General {
   General(const Kernels& kernels, const bc_conv2d& c, int64_t out_h, int64_t out_w,
           const uint8_t* w, int threads)
       : kernels_(kernels),
+        form_(kernels.form_for(8, 8, {taps(c), group_channels(c), group_filters(c)})),
         whole_rows_(c.groups == 1 && c.dilation_w == 1),
         segments_(whole_rows_ ? c.kernel_h : taps(c)),
-        length_(whole_rows_ ? c.kernel_w * c.channels : group_channels(c)),
-        pixel_(c.channels * kernels.code_bytes),
+        pixels_(whole_rows_ ? c.kernel_w : 1),
+        each_(form_.pixel_bytes(group_channels(c))),
+        pixel_(c.groups * each_),
         line_((c.width + 2 * c.pad_w) * pixel_),
         plan_(plan_rows(c, out_h, out_w, line_, threads)),
         scratch_bytes_(plan_.lines * line_ + kPad),
         scratch_(static_cast<size_t>(scratch_bytes_ * threads)),
         runs_(static_cast<size_t>(segments_ * threads)) {
     for (int64_t g = 0; g < c.groups; ++g) {
-      panels_.emplace_back(kernels, w + g * group_filters(c) * segments_ * length_,
-                           group_filters(c), segments_, length_);
+      panels_.emplace_back(form_, w + g * group_filters(c) * taps(c) * group_channels(c),
+                           group_filters(c), segments_, pixels_, group_channels(c));
     }
   }
 
@@ -81,10 +83,8 @@ class General {
         continue;
       }
       std::memset(line, 0, static_cast<size_t>(left));
-      // What rounds the last step up lands in the right border, in the next line before it is
-      // loaded, or in kPad.
-      kernels_.load_rows(x + (image * c.height + y) * c.width * c.channels, 1, c.width * c.channels,
-                         0, line + left);
+      load_pixels(form_, x + (image * c.height + y) * c.width * c.channels, c.width * c.groups,
+                  group_channels(c), line + left);
       std::memset(line + left + inside, 0, static_cast<size_t>(left));
     }
   }
@@ -95,20 +95,20 @@ class General {
     for (int64_t s = 0; s < segments_; ++s) {
       const int64_t tap_y = whole_rows_ ? s : s / c.kernel_w,
                     tap_x = whole_rows_ ? 0 : s % c.kernel_w;
-      const int64_t channel = group * group_channels(c) * kernels_.code_bytes;
       runs[s] = lines + (row * c.stride_h + tap_y * c.dilation_h) * line_ +
-                tap_x * c.dilation_w * pixel_ + channel;
+                tap_x * c.dilation_w * pixel_ + group * each_;
     }
     const Panel& panel = panels_[static_cast<size_t>(group)];
-    kernels_.product({runs, segments_, length_, c.stride_w * pixel_, plan_.out_w, panel.data(),
-                      group_filters(c), panel.shifted(), out + group * group_filters(c),
-                      c.filters});
+    form_.product({runs, segments_, pixels_ * group_channels(c), c.stride_w * pixel_, plan_.out_w,
+                   panel.data(), group_filters(c), panel.shifted(),
+                   out + group * group_filters(c), c.filters, pixels_});
   }
 
   const Kernels& kernels_;
+  const Form& form_;
   bool whole_rows_;
-  int64_t segments_, length_;
-  int64_t pixel_, line_;  // bytes
+  int64_t segments_, pixels_;
+  int64_t each_, pixel_, line_;  // bytes: a group of a pixel, all of them, a line
   Plan plan_;
   int64_t scratch_bytes_;
   std::vector<uint8_t> scratch_;

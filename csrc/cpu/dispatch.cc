@@ -84,6 +84,11 @@ const Kernels& amx() {
     k.pack_panel = amx_pack_panel;
     k.product = amx_product;
     k.for_short_sums = &kAvx512vnni;
+    k.codes = &kAmxBytes;
+    k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
+      if (extent.length() >= kShortSum) return kAmxBytes;
+      return kAvx512vnni.form_for(x_bits, w_bits, extent);
+    };
     return k;
   }();
   return table;

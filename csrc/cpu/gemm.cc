@@ -19,34 +19,24 @@ struct Shape {
   int64_t batch, m, n, k;
 };
 
-// Rows of left codes as the kernel reads them: in place where it can, else copied, widened and
-// padded.
+// Rows of left codes in the form that the kernel reads: in place where they have it and the last
+// step of the last row ends with it.
 class Rows {
  public:
-  Rows(const Kernels& kernels, int64_t k)
-      : kernels_(kernels),
-        k_(k),
-        in_place_(kernels.code_bytes == 1 && k % kernels.step == 0),
-        stride_(row_bytes(kernels, k)) {}
+  Rows(const Form& form, int64_t k) : form_(form), k_(k) {}
 
-  bool in_place() const { return in_place_; }
-  int64_t stride() const { return stride_; }
+  bool in_place() const { return form_.load == nullptr && k_ % form_.step == 0; }
+  int64_t stride() const { return form_.pixel_bytes(k_); }
 
   const uint8_t* load(const uint8_t* a, int64_t rows, uint8_t* scratch) const {
-    if (in_place_) return a;
-    kernels_.load_rows(a, rows, k_, stride_, scratch);
+    if (in_place()) return a;
+    load_pixels(form_, a, rows, k_, scratch);
     return scratch;
   }
 
  private:
-  static int64_t row_bytes(const Kernels& kernels, int64_t k) {
-    return (k + kernels.step - 1) / kernels.step * kernels.step * kernels.code_bytes;
-  }
-
-  const Kernels& kernels_;
+  const Form& form_;
   int64_t k_;
-  bool in_place_;
-  int64_t stride_;
 };
 
 // Where the sums go: to the caller as they are, or read as reals.
@@ -59,14 +49,15 @@ struct Output {
 // One or many products of one shape: what a block of rows needs, for each thread.
 class Gemm {
  public:
-  Gemm(const Kernels& kernels, const Shape& shape, const uint8_t* a, const uint8_t* w,
-       const Output& output, int64_t block, int threads)
+  Gemm(const Kernels& kernels, const Form& form, const Shape& shape, const uint8_t* a,
+       const uint8_t* w, const Output& output, int64_t block, int threads)
       : kernels_(kernels),
+        form_(form),
         s_(shape),
         a_(a),
         w_(w),
         output_(output),
-        rows_(kernels, shape.k),
+        rows_(form, shape.k),
         code_bytes_(rows_.in_place() ? 0 : block * rows_.stride() + kPad),
         sums_size_(output.reals == nullptr ? 0 : block * (shape.n + 1) + shape.n),
         codes_(static_cast<size_t>(code_bytes_ * threads)),
@@ -75,7 +66,7 @@ class Gemm {
   // Packs the right-hand side of one batch, with the reading that belongs to it.
   void prepare(int64_t batch, Panel& panel, Reading& reading, int slot) {
     const uint8_t* w = w_ + batch * s_.n * s_.k;
-    panel.pack(kernels_, w);
+    panel.pack(w);
     if (output_.reals == nullptr) return;
     int32_t* column_sums = sums_.data() + slot * sums_size_;
     kernels_.sum_rows(w, s_.n, s_.k, column_sums);
@@ -97,7 +88,7 @@ class Gemm {
     int32_t* row_sums = sums_.data() + slot * sums_size_;
     int32_t* sums = real ? row_sums + count : output_.sums + place;
     const uint8_t* run = rows_.load(a, count, codes_.data() + slot * code_bytes_);
-    kernels_.product(
+    form_.product(
         {&run, 1, s_.k, rows_.stride(), count, panel.data(), s_.n, panel.shifted(), sums, s_.n});
     if (!real) return;
     kernels_.sum_rows(a, count, s_.k, row_sums);
@@ -110,6 +101,7 @@ class Gemm {
 
  private:
   const Kernels& kernels_;
+  const Form& form_;
   Shape s_;
   const uint8_t *a_, *w_;
   Output output_;
@@ -134,8 +126,9 @@ int64_t rows_of_a_block(const Shape& s, bool real) {
 void by_rows(const Kernels& kernels, const Shape& s, const uint8_t* a, const uint8_t* w,
              const Output& output, int threads) {
   const int64_t block = rows_of_a_block(s, output.reals != nullptr);
-  Gemm gemm(kernels, s, a, w, output, block, threads);
-  Panel panel(kernels, s.n, 1, s.k);
+  const Form& form = kernels.form_for(8, 8, {1, s.k, s.n});
+  Gemm gemm(kernels, form, s, a, w, output, block, threads);
+  Panel panel(form, s.n, 1, 1, s.k);
   Reading reading = reading_for(s, output);
   for (int64_t batch = 0; batch < s.batch; ++batch) {
     gemm.prepare(batch, panel, reading, 0);
@@ -149,8 +142,9 @@ void by_rows(const Kernels& kernels, const Shape& s, const uint8_t* a, const uin
 // Many small products: each is a task with a panel of its own.
 void by_batch(const Kernels& kernels, const Shape& s, const uint8_t* a, const uint8_t* w,
               const Output& output, int threads) {
-  Gemm gemm(kernels, s, a, w, output, s.m, threads);
-  std::vector<Panel> panels(static_cast<size_t>(threads), Panel(kernels, s.n, 1, s.k));
+  const Form& form = kernels.form_for(8, 8, {1, s.k, s.n});
+  Gemm gemm(kernels, form, s, a, w, output, s.m, threads);
+  std::vector<Panel> panels(static_cast<size_t>(threads), Panel(form, s.n, 1, 1, s.k));
   std::vector<Reading> readings(panels.size(), reading_for(s, output));
   parallel_for(s.batch, threads, [&](int64_t batch, int slot) {
     Panel& panel = panels[static_cast<size_t>(slot)];

@@ -11,17 +11,44 @@ namespace bc {
 
 // Rows of left codes times a panel of right codes. A row is the chain of `segments` runs of
 // `length` codes each; run s of row r starts at segments[s] + r * row_bytes. Rows may overlap,
-// which is how a convolution is a product without a copy. A run is read to the next multiple of
-// Kernels::step codes: what lies there is multiplied by 0 but must be readable.
+// which is how a convolution is a product without a copy. A run is read in whole steps of its form:
+// what lies there, up to 64 bytes, is multiplied by 0 but must be readable.
 struct Product {
   const uint8_t* const* runs;  // start of each run of row 0
-  int64_t segments, length;
+  int64_t segments, length;    // length: pixels * channels
   int64_t row_bytes, rows;
   const void* panel;  // from pack_panel with the same segments, length and columns
   int64_t columns;
   bool shifted;  // the panel holds codes - 128: 128 * (sum of the row) is added
   int32_t* out;
   int64_t out_stride;  // elements from one row of out to the next
+  int64_t pixels = 1;  // of a run; each begins a unit of its form
+};
+
+// What a product sums over, and for how many columns.
+struct Extent {
+  int64_t pixels, channels, columns;
+  int64_t length() const { return pixels * channels; }
+};
+
+// How left codes lie in memory for a product, and the product on them. What comes out is always the
+// exact sum of products of codes.
+struct Form {
+  const char* name;
+  int64_t unit_bytes;
+  int64_t (*units)(int64_t channels);  // of a pixel with so many channels
+  // Codes [pixels][channels] to dense pixels of units(channels) units, and not a byte behind them.
+  // Null where this is a copy: the codes are the form.
+  void (*load)(const uint8_t* codes, int64_t pixels, int64_t channels, uint8_t* out);
+  int64_t (*panel_bytes)(int64_t columns, int64_t segments, int64_t pixels, int64_t channels);
+  // right [columns][segments][pixels][channels] -> panel, 64-byte aligned
+  void (*pack_panel)(const uint8_t* right, int64_t columns, int64_t segments, int64_t pixels,
+                     int64_t channels, bool shifted, void* panel);
+  void (*product)(const Product& product);
+  int64_t step;  // units; a run is read to the next multiple of them
+  bool shifts;   // a panel with codes above 127 holds codes - 128
+
+  int64_t pixel_bytes(int64_t channels) const { return units(channels) * unit_bytes; }
 };
 
 // How a tensor whose parameters repeat every `period` elements is cut into codes. period is a
@@ -138,6 +165,10 @@ struct Kernels {
                         const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
                         int32_t* code_sums);
 
+  // The form that code_bytes, step, panel_bytes, pack_panel and product are: for codes of any width.
+  const Form* codes;
+  // The fastest form for left codes of x_bits and right codes of w_bits.
+  const Form& (*form_for)(int x_bits, int w_bits, const Extent& extent);
   // Steps on rows; isa/steps.h.
   void (*step_rows)(const StepRows& step);
 

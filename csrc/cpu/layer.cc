@@ -47,6 +47,9 @@ std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
 
 bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
     : k(kernels),
+      form(kernels.form_for(spec.x_bits, spec.w_bits,
+                            {bc::taps(spec.conv), bc::group_channels(spec.conv),
+                             bc::group_filters(spec.conv)})),
       c(spec.conv),
       bits(spec.x_bits),
       scale(repeated(spec.cut_scale, spec.cut_groups)),
@@ -79,10 +82,9 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
   }
   const bool whole_rows = c.groups == 1 && c.dilation_w == 1;
   const int64_t segments = whole_rows ? c.kernel_h : all;
-  const int64_t length = whole_rows ? c.kernel_w * c.channels : each;
   for (int64_t g = 0; g < c.groups; ++g) {
-    panels.emplace_back(k, spec.w + g * bc::group_filters(c) * segments * length,
-                        bc::group_filters(c), segments, length);
+    panels.emplace_back(form, spec.w + g * bc::group_filters(c) * all * each,
+                        bc::group_filters(c), segments, whole_rows ? c.kernel_w : 1, each);
   }
 }
 
@@ -94,8 +96,9 @@ void run_rows(const bc_layer& layer, const Picture& p, int threads) {
   const int64_t rows = p.images * p.height * p.width, pitch = p.run.pitch;
   const Steps head{&k, p.run.head, p.run.head_count, channels};
   const Landing landing(k, p.run, p.out_h, p.out_w, filters);
-  const int64_t stride = (channels + k.step - 1) / k.step * k.step * k.code_bytes;
-  const bool in_place = k.code_bytes == 1 && channels % k.step == 0;
+  const Form& form = layer.form;
+  const int64_t stride = form.pixel_bytes(channels);
+  const bool in_place = form.load == nullptr;
   const int64_t fit = (int64_t{1} << 15) / std::max(channels, filters);
   // Whole periods of the cut's parameters, whole tiles.
   const int64_t step = std::lcm<int64_t, int64_t>(
@@ -138,11 +141,11 @@ void run_rows(const bc_layer& layer, const Picture& p, int threads) {
     k.sum_rows(codes, count, channels, row_sums);
     const uint8_t* run = codes;
     if (!in_place) {
-      k.load_rows(codes, count, channels, stride, wide);
+      form.load(codes, count, channels, wide);
       run = wide;
     }
     const Panel& panel = layer.panels[0];
-    k.product({&run, 1, channels, stride, count, panel.data(), filters, panel.shifted(), sums,
+    form.product({&run, 1, channels, stride, count, panel.data(), filters, panel.shifted(), sums,
                filters});
     k.read_rows(readout, count, filters, sums, filters, row_sums, 1, landing.place(first, dense),
                 landing.pitch());

@@ -30,6 +30,7 @@ struct bc_layer {
   }
 
   const bc::Kernels& k;
+  const bc::Form& form;  // not looked at where depthwise
   bc_conv2d c;  // without a picture
   int bits;
   std::vector<float> scale, offset, factor;  // of the cut, a whole number of vectors

@@ -22,14 +22,15 @@ class Lines {
         p_(picture),
         c_(with_picture(layer.c, picture)),
         columns_(layer.depthwise() && k_.depthwise_row != nullptr),
-        code_bytes_(layer.depthwise() ? 1 : k_.code_bytes),
-        pixel_(c_.channels * code_bytes_),
+        in_place_(layer.depthwise() || layer.form.load == nullptr),
+        each_(in_place_ ? group_channels(c_) : layer.form.pixel_bytes(group_channels(c_))),
+        pixel_(c_.groups * each_),
         line_((c_.width + 2 * c_.pad_w) * pixel_),
         pixel_sums_((c_.width + 2 * c_.pad_w) * c_.groups),
         plan_(plan_rows(c_, p_.out_h, p_.out_w, line_, threads)),
         whole_rows_(c_.groups == 1 && c_.dilation_w == 1),
         segments_(whole_rows_ ? c_.kernel_h : taps(c_)),
-        length_(whole_rows_ ? c_.kernel_w * c_.channels : group_channels(c_)),
+        pixels_(whole_rows_ ? c_.kernel_w : 1),
         columns_of_taps_((c_.kernel_h + 3) / 4),
         interleaved_(Scratch::bytes<uint8_t>(4 * line_ + kPad)),
         head_{&layer.k, picture.run.head, picture.run.head_count, c_.channels},
@@ -45,7 +46,7 @@ class Lines {
                   Scratch::bytes<void*>(2 * segments_ + 2 * taps(c_)) +
                   Scratch::bytes<float>(p_.out_w * c_.filters);
     if (needs_copy()) all += Scratch::bytes<float>(c_.width * c_.channels);
-    if (code_bytes_ != 1) all += Scratch::bytes<uint8_t>(c_.width * c_.channels + kPad);
+    if (!in_place_) all += Scratch::bytes<uint8_t>(c_.width * c_.channels + kPad);
     if (columns_) all += columns_of_taps_ * interleaved_;
     if (!l_.depthwise()) all += Scratch::bytes<int32_t>((plan_.lines + 1) * pixel_sums_);
     return all;
@@ -95,7 +96,7 @@ class Lines {
     s.pointers = scratch.part<const void*>(2 * segments_ + 2 * taps(c_));
     if (needs_copy()) s.turned = scratch.part<float>(c_.width * c_.channels);
     s.reals = scratch.part<float>(p_.out_w * c_.filters);
-    if (code_bytes_ != 1) s.narrow = scratch.part<uint8_t>(c_.width * c_.channels + kPad);
+    if (!in_place_) s.narrow = scratch.part<uint8_t>(c_.width * c_.channels + kPad);
     if (columns_) s.interleaved = scratch.part<uint8_t>(columns_of_taps_ * interleaved_);
     if (!l_.depthwise()) s.pixel_sums = scratch.part<int32_t>((plan_.lines + 1) * pixel_sums_);
     return s;
@@ -111,7 +112,7 @@ class Lines {
       return;
     }
     const int64_t left = c_.pad_w * pixel_, pixels = c_.width * c_.channels;
-    uint8_t* narrow = code_bytes_ == 1 ? line + left : s.narrow;
+    uint8_t* narrow = in_place_ ? line + left : s.narrow;
     const uint8_t* codes = narrow;
     if (p_.run.x_codes != 0) {
       codes = codes_of(image, y, narrow);
@@ -124,9 +125,7 @@ class Lines {
       k_.sum_rows(codes, inside, group_channels(c_), sums + margin);
       std::fill_n(sums + margin + inside, margin, 0);
     }
-    // What rounds the last step up lands in the right border, in the next line before it is
-    // loaded, or in kPad.
-    if (code_bytes_ != 1) k_.load_rows(codes, 1, pixels, 0, line + left);
+    if (!in_place_) l_.form.load(codes, c_.width * c_.groups, group_channels(c_), line + left);
     std::memset(line, 0, static_cast<size_t>(left));
     std::memset(line + left + c_.width * pixel_, 0, static_cast<size_t>(left));
   }
@@ -194,12 +193,12 @@ class Lines {
     for (int64_t i = 0; i < segments_; ++i) {
       const int64_t ty = whole_rows_ ? i : i / c_.kernel_w, tx = whole_rows_ ? 0 : i % c_.kernel_w;
       runs[i] = s.lines + (r * c_.stride_h + ty * c_.dilation_h) * line_ +
-                tx * c_.dilation_w * pixel_ + group * group_channels(c_) * code_bytes_;
+                tx * c_.dilation_w * pixel_ + group * each_;
     }
     const Panel& panel = l_.panels[static_cast<size_t>(group)];
-    k_.product({runs, segments_, length_, c_.stride_w * pixel_, p_.out_w, panel.data(),
-                group_filters(c_), panel.shifted(), s.sums + group * group_filters(c_),
-                c_.filters});
+    l_.form.product({runs, segments_, pixels_ * group_channels(c_), c_.stride_w * pixel_, p_.out_w,
+                     panel.data(), group_filters(c_), panel.shifted(),
+                     s.sums + group * group_filters(c_), c_.filters, pixels_});
   }
 
   // Depthwise, four taps of a column in one word.
@@ -244,10 +243,11 @@ class Lines {
   Picture p_;
   bc_conv2d c_;
   bool columns_;
-  int64_t code_bytes_, pixel_, line_, pixel_sums_;
+  bool in_place_;
+  int64_t each_, pixel_, line_, pixel_sums_;
   Plan plan_;
   bool whole_rows_;
-  int64_t segments_, length_;
+  int64_t segments_, pixels_;
   int64_t columns_of_taps_, interleaved_;
   Steps head_;
   Landing landing_;

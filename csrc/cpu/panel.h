@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "kernels.h"
@@ -10,27 +11,43 @@ namespace bc {
 
 constexpr int64_t kPad = 64;  // readable bytes behind left codes, for kernels that read whole steps
 
+// Codes to their form, copied where that is all there is to do.
+inline void load_pixels(const Form& form, const uint8_t* codes, int64_t pixels, int64_t channels,
+                        uint8_t* out) {
+  if (form.load == nullptr) {
+    std::memcpy(out, codes, static_cast<size_t>(pixels * channels));
+  } else {
+    form.load(codes, pixels, channels, out);
+  }
+}
+
 class Panel {
  public:
-  Panel(const Kernels& kernels, int64_t columns, int64_t segments, int64_t length)
-      : columns_(columns),
+  Panel(const Form& form, int64_t columns, int64_t segments, int64_t pixels, int64_t channels)
+      : form_(&form),
+        columns_(columns),
         segments_(segments),
-        length_(length),
-        bytes_(static_cast<size_t>(kernels.panel_bytes(columns, segments, length) + kAlign)) {}
-
-  Panel(const Kernels& kernels, const uint8_t* right, int64_t columns, int64_t segments,
-        int64_t length)
-      : Panel(kernels, columns, segments, length) {
-    pack(kernels, right);
+        pixels_(pixels),
+        channels_(channels),
+        bytes_(static_cast<size_t>(form.panel_bytes(columns, segments, pixels, channels) + kAlign)) {
   }
 
-  // Codes above 127 do not fit into a signed byte: the kernels of code_bytes 1 then take codes -
-  // 128.
-  void pack(const Kernels& kernels, const uint8_t* right) {
+  Panel(const Form& form, const uint8_t* right, int64_t columns, int64_t segments, int64_t pixels,
+        int64_t channels)
+      : Panel(form, columns, segments, pixels, channels) {
+    pack(right);
+  }
+
+  // In the form for codes of any width.
+  Panel(const Kernels& kernels, int64_t columns, int64_t segments, int64_t length)
+      : Panel(*kernels.codes, columns, segments, 1, length) {}
+  void pack(const Kernels&, const uint8_t* right) { pack(right); }
+
+  void pack(const uint8_t* right) {
     unsigned seen = 0;
-    for (int64_t i = 0; i < columns_ * segments_ * length_; ++i) seen |= right[i];
-    shifted_ = kernels.code_bytes == 1 && seen > 127;
-    kernels.pack_panel(right, columns_, segments_, length_, shifted_, start());
+    for (int64_t i = 0; i < columns_ * segments_ * pixels_ * channels_; ++i) seen |= right[i];
+    shifted_ = form_->shifts && seen > 127;
+    form_->pack_panel(right, columns_, segments_, pixels_, channels_, shifted_, start());
   }
 
   const void* data() const { return const_cast<Panel*>(this)->start(); }
@@ -44,7 +61,8 @@ class Panel {
     return reinterpret_cast<void*>((address + kAlign - 1) / kAlign * kAlign);
   }
 
-  int64_t columns_, segments_, length_;
+  const Form* form_;
+  int64_t columns_, segments_, pixels_, channels_;
   bool shifted_ = false;
   std::vector<uint8_t> bytes_;
 };

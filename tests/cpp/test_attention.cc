@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "levels.h"
 
 namespace {
 
@@ -192,12 +193,12 @@ void test_refusals() {
 
 int main() {
   test_refusals();
-  for (const char* level : {"scalar", "avx2", "avx512vnni", "amx"}) {
-    if (bc_set_isa(level) != BC_OK) continue;
+  for (const std::string& level : levels()) {
+    bc_set_isa(level.c_str());
     test_powers();
     test_against_loop(1);
     test_against_loop(3);
-    std::printf("%-12s tested\n", level);
+    std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);
   return g_failures == 0 ? 0 : 1;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "levels.h"
 
 namespace {
 
@@ -463,15 +464,11 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  const char* levels[] = {"scalar", "avx2", "avx512vnni", "amx"};
   test_pack();
   test_words();
   test_refusals();
-  for (const char* level : levels) {
-    if (bc_set_isa(level) != BC_OK) {
-      std::printf("%-12s not on this CPU\n", level);
-      continue;
-    }
+  for (const std::string& level : levels()) {
+    bc_set_isa(level.c_str());
     test_codes();
     test_backward();
     test_statistics();
@@ -479,7 +476,7 @@ int main() {
     test_conv();
     test_reals();
     test_threads();
-    std::printf("%-12s tested\n", level);
+    std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);
   return g_failures == 0 ? 0 : 1;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "levels.h"
 
 namespace {
 
@@ -133,7 +134,7 @@ void test_one(const Problem& p, int threads, const std::string& what) {
 
 void test_layers() {
   Random random;
-  for (int i = 0; i < 250; ++i) {
+  for (int i = 0; i < (small_tests() ? 40 : 250); ++i) {
     bc_conv2d c{};
     c.images = random.from(1, 2);
     c.groups = random.from(0, 2) == 0 ? random.from(1, 40) : random.from(1, 3);
@@ -276,11 +277,11 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  for (const char* level : {"scalar", "avx2", "avx512vnni", "amx"}) {
-    if (bc_set_isa(level) != BC_OK) continue;
+  for (const std::string& level : levels()) {
+    bc_set_isa(level.c_str());
     test_refusals();
     test_layers();
-    std::printf("%-12s tested\n", level);
+    std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);
   return g_failures == 0 ? 0 : 1;

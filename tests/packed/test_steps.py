@@ -21,7 +21,7 @@ Grid = tuple[Tensor, Tensor, Tensor]
 
 
 def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
-    """A number, a vector, one a row, or one for each element, dense or a slice of something wider."""
+    """A number, a vector, one a row, one an element, dense or a slice of something wider."""
     c = shape[-1]
     form = draw(st.sampled_from(["number", "one", "vector", "row", "each", "slice", "planes"]))
     if form == "number":
@@ -34,7 +34,9 @@ def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
         return torch.randn(*shape[:-1], 1)
     if form == "planes":  # the channels first, of one image
         return torch.randn(1, c, *shape[1:-1]).movedim(1, -1) if shape[0] == 1 else torch.randn(c)
-    return torch.randn(*shape[:-1], c + 3)[..., 1 : c + 1] if form == "slice" else torch.randn(shape)
+    return (
+        torch.randn(*shape[:-1], c + 3)[..., 1 : c + 1] if form == "slice" else torch.randn(shape)
+    )
 
 
 def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
@@ -43,7 +45,9 @@ def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
     for kind in draw(st.lists(kinds, max_size=4)):
         if kind == "store":
             wide = draw(st.integers(0, 2))
-            chain.append(Step(kind, out=torch.full((*shape[:-1], shape[-1] + wide), 7.0)[..., wide:]))
+            chain.append(
+                Step(kind, out=torch.full((*shape[:-1], shape[-1] + wide), 7.0)[..., wide:])
+            )
         else:
             chain.append(Step(kind, None if kind == "relu" else some_operand(draw, shape)))
     return chain
@@ -73,8 +77,8 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 @needs_native
 @quick
-@given(data=st.data(), rows=st.integers(1, 90), c=st.integers(1, 70), threads=st.sampled_from([1, 3]),
-       seed=st.integers(0, 9999))  # fmt: skip
+@given(data=st.data(), rows=st.integers(1, 90), c=st.integers(1, 70), 
+       threads=st.sampled_from([1, 3]), seed=st.integers(0, 9999))  # fmt: skip
 def test_rows_through_a_chain(
     level: str, data: Any, rows: int, c: int, threads: int, seed: int
 ) -> None:
@@ -147,7 +151,9 @@ def test_a_run_of_a_layer_is_its_parts(level: str, data: Any, threads: int, seed
     images, h, w = draw(st.integers(1, 2)), draw(st.integers(3, 12)), draw(st.integers(3, 60))
     wide = draw(st.integers(0, 2))
     if draw(st.booleans()):
-        x = torch.randint(0, 1 << bits, (images, h, w, channels + wide), dtype=torch.uint8)[..., wide:]
+        x = torch.randint(0, 1 << bits, (images, h, w, channels + wide), dtype=torch.uint8)[
+            ..., wide:
+        ]
         head: list[Step] = []
         codes = x.contiguous()
     else:
@@ -192,7 +198,9 @@ def test_a_linear_from_codes_to_codes(level: str, data: Any, rows: int, threads:
     x_grid = torch.tensor([0.7]), torch.tensor([-1.0])
     w_grid = torch.rand(n) * 0.1 + 0.01, -torch.rand(n) * 0.2
     bias = torch.randn(n)
-    made = kernels.Layer(w.permute(0, 2, 3, 1).contiguous(), *x_grid, bits, *x_grid, 2, *w_grid, bias)
+    made = kernels.Layer(
+        w.permute(0, 2, 3, 1).contiguous(), *x_grid, bits, *x_grid, 2, *w_grid, bias
+    )
     x = torch.randint(0, 4, (rows, k), dtype=torch.uint8)
     reals = ops.conv2d_reals(
         x[None, None], w, (2, 2), x_grid, w_grid, bias, (1, 1), (0, 0), (1, 1), 1
@@ -242,7 +250,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_steps_say_what_they_are() -> None:
-    for wrong in ({"kind": "tanh"}, {"kind": "add"}, {"kind": "store"}, {"kind": "relu", "operand": 1.0},
+    for wrong in ({"kind": "tanh"}, {"kind": "add"}, {"kind": "store"},
+                  {"kind": "relu", "operand": 1.0},
                   {"kind": "relu", "out": torch.ones(1)}):  # fmt: skip
         with pytest.raises(UsageError):
             Step(**wrong)

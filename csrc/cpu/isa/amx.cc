@@ -9,6 +9,8 @@
 
 #include <vector>
 
+#include "forms.h"
+
 namespace bc {
 namespace {
 
@@ -172,5 +174,7 @@ void amx_product(const Product& p) {
     for (int64_t c = 0; c < p.columns; ++c) out[c] += 128 * sum;
   }
 }
+
+const Form kAmxBytes = bytes_form<amx_panel_bytes, amx_pack_panel, amx_product, kGroup>();
 
 }  // namespace bc

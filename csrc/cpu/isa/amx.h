@@ -10,4 +10,6 @@ void amx_pack_panel(const uint8_t* right, int64_t columns, int64_t segments, int
                     bool shifted, void* panel);
 void amx_product(const Product& p);
 
+extern const Form kAmxBytes;
+
 }  // namespace bc

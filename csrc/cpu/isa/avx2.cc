@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "steps.h"
+#include "forms.h"
 #include "tiles.h"
 
 namespace bc {
@@ -115,6 +116,10 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
   depthwise_from(c, x, w, taps, channels, out);
 }
 
+constexpr Form kWords = words_form<Cut::panel_bytes, pack_panel, product, 2>();
+
+const Form& form_for(int, int, const Extent&) { return kWords; }
+
 }  // namespace
 
 const Kernels kAvx2 = {
@@ -136,6 +141,8 @@ const Kernels kAvx2 = {
     read_rows,
     nullptr,
     nullptr,
+    &kWords,
+    form_for,
     step_rows,
 };
 

@@ -8,6 +8,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "steps.h"
+#include "forms.h"
 #include "tiles.h"
 
 namespace bc {
@@ -247,6 +248,10 @@ void depthwise_row(const uint8_t* x, const int64_t* offsets, int64_t taps, int64
   }
 }
 
+constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
+
+const Form& form_for(int, int, const Extent&) { return kBytes; }
+
 }  // namespace
 
 const Kernels kAvx512vnni = {
@@ -283,6 +288,8 @@ const Kernels kAvx512vnni = {
     read_rows,
     interleave,
     depthwise_row,
+    &kBytes,
+    form_for,
     step_rows,
 };
 

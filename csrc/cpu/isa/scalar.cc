@@ -4,6 +4,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "steps.h"
+#include "forms.h"
 
 namespace bc {
 namespace {
@@ -63,6 +64,10 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
   depthwise_from(0, x, w, taps, channels, out);
 }
 
+constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
+
+const Form& form_for(int, int, const Extent&) { return kWords; }
+
 }  // namespace
 
 const Kernels kScalar = {
@@ -84,6 +89,8 @@ const Kernels kScalar = {
     read_rows,
     nullptr,
     nullptr,
+    &kWords,
+    form_for,
     step_rows,
 };
 
