@@ -114,6 +114,7 @@ void call(const char* name, F&& f) {
 void bind_attention(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_peak(nb::module_& m);
+void bind_reals(nb::module_& m);
 void bind_steps(nb::module_& m);
 
 }  // namespace host
