@@ -38,6 +38,21 @@ class Layer:
         self, x: _Array, x_first: bool, out: _Array, out_first: bool, threads: int = 1
     ) -> None: ...
 
+class Attention:
+    def __init__(
+        self,
+        depth: int,
+        values: int,
+        places: list[tuple[_Array, _Array]],
+        grids: list[tuple[_Array, _Array]],
+        bits: list[int],
+        factor: float,
+        terms: list[tuple[_Array, _Array, _Array | None, bool]],
+        out_grid: tuple[_Array, _Array, int] | None,
+        per_row: bool,
+    ) -> None: ...
+    def run(self, q: _Array, k: _Array, v: _Array, out: _Array, threads: int = 1) -> None: ...
+
 def isa() -> str: ...
 def isa_levels() -> list[str]: ...
 def set_isa(name: str) -> None: ...
