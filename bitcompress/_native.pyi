@@ -7,11 +7,13 @@ ValueError.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 # Anything that speaks DLPack or the buffer protocol.
 _Array: TypeAlias = Any
 _Pair: TypeAlias = tuple[int, int]
+_Grid: TypeAlias = tuple[_Array, _Array, _Array]  # scale, offset, top: f32[1] or f32[channels]
 
 class Layer:
     def __init__(
@@ -37,6 +39,45 @@ class Layer:
     def conv2d(
         self, x: _Array, x_first: bool, out: _Array, out_first: bool, threads: int = 1
     ) -> None: ...
+    def run(
+        self,
+        x: _Array,
+        out: _Array | None,
+        head: Chain | None = None,
+        tail: Chain | None = None,
+        grid: _Grid | None = None,
+        x_first: bool = False,
+        out_first: bool = False,
+        shuffle: int = 1,
+        threads: int = 1,
+    ) -> None: ...
+
+class Chain:
+    def __init__(
+        self, steps: Sequence[tuple[int, float, _Array | None, _Array | None, _Array | None]]
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+class LayerRun:
+    def __init__(
+        self,
+        layer: Layer,
+        x: _Array,
+        out: _Array | None,
+        head: Chain | None = None,
+        tail: Chain | None = None,
+        grid: _Grid | None = None,
+        x_first: bool = False,
+        out_first: bool = False,
+        shuffle: int = 1,
+    ) -> None: ...
+    def __call__(self, threads: int = 1) -> None: ...
+
+class Rows:
+    def __init__(
+        self, chain: Chain, x: _Array, out: _Array | None, grid: _Grid | None = None
+    ) -> None: ...
+    def __call__(self, threads: int = 1) -> None: ...
 
 class Attention:
     def __init__(

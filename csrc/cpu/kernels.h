@@ -64,6 +64,19 @@ struct Readout {
   const double *product, *row, *constant, *bias;
 };
 
+// One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with
+// an operand and BC_RELU. out may be x or data where rows lie alike.
+struct StepRows {
+  int32_t kind;
+  float value;
+  const float* data;
+  int64_t row, column;
+  const float* x;
+  int64_t x_pitch, rows, n;
+  float* out;
+  int64_t out_pitch;
+};
+
 struct Kernels {
   const char* name;
 
@@ -156,6 +169,8 @@ struct Kernels {
   const Form* codes;
   // The fastest form for left codes of x_bits and right codes of w_bits.
   const Form& (*form_for)(int x_bits, int w_bits, const Extent& extent);
+  // Steps on rows; isa/steps.h.
+  void (*step_rows)(const StepRows& step);
 
   // The level that is faster where sums are short; null where this one is.
   const Kernels* for_short_sums = nullptr;

@@ -90,18 +90,12 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
 
 namespace bc {
 
-const float* close_up(const float* x, int64_t pixels, int64_t channels, int64_t pitch,
-                      float* scratch) {
-  if (pitch == channels) return x;
-  for (int64_t i = 0; i < pixels; ++i)
-    std::copy_n(x + i * pitch, channels, scratch + i * channels);
-  return scratch;
-}
-
-void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch, float* out,
-              int threads) {
+void run_rows(const bc_layer& layer, const Picture& p, int threads) {
   const Kernels& k = layer.k;
   const int64_t channels = layer.c.channels, filters = layer.c.filters;
+  const int64_t rows = p.images * p.height * p.width, pitch = p.run.pitch;
+  const Steps head{&k, p.run.head, p.run.head_count, channels};
+  const Landing landing(k, p.run, p.out_h, p.out_w, filters);
   const Form& form = layer.form;
   const int64_t stride = form.pixel_bytes(channels);
   const bool in_place = form.load == nullptr;
@@ -116,8 +110,10 @@ void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch
   const int64_t sum_bytes = Scratch::bytes<int32_t>(block * filters);
   const int64_t row_sum_bytes = Scratch::bytes<int32_t>(block);
   const double products = static_cast<double>(rows) * static_cast<double>(channels * filters);
-  const int use = worthwhile(threads, products / 150 + 0.3 * static_cast<double>(rows * filters));
-  const int64_t dense_bytes = pitch == channels ? 0 : Scratch::bytes<float>(block * channels);
+  const int use =
+      worthwhile(threads, products / 150 + 0.3 * static_cast<double>(rows * filters) +
+                              (head.cost() + landing.cost()) * static_cast<double>(rows));
+  const int64_t dense_bytes = Scratch::bytes<float>(block * std::max(channels, filters));
   const int64_t each = code_bytes + row_bytes + sum_bytes + row_sum_bytes + dense_bytes;
   Scratch scratch(each * use);
   uint8_t* memory = scratch.part<uint8_t>(each * use);
@@ -131,8 +127,17 @@ void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch
     int32_t* row_sums = reinterpret_cast<int32_t*>(wide + row_bytes + sum_bytes);
     const int64_t first = task * block, count = std::min(block, rows - first);
     float* dense = reinterpret_cast<float*>(wide + row_bytes + sum_bytes + row_sum_bytes);
-    k.cut(close_up(x + first * pitch, count, channels, pitch, dense), count * channels, cutter,
-          codes);
+    if (p.run.x_codes != 0) {
+      const uint8_t* x = p.codes() + first * pitch;
+      for (int64_t i = 0; i < count; ++i)
+        std::copy_n(x + i * pitch, channels, codes + i * channels);
+    } else if (head.empty()) {
+      const float* x = p.reals() + first * pitch;
+      k.cut(close_up(x, count, channels, pitch, dense), count * channels, cutter, codes);
+    } else {
+      head.run(first, count, p.reals() + first * pitch, pitch, dense, dense, channels);
+      k.cut(dense, count * channels, cutter, codes);
+    }
     k.sum_rows(codes, count, channels, row_sums);
     const uint8_t* run = codes;
     if (!in_place) {
@@ -142,8 +147,9 @@ void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch
     const Panel& panel = layer.panels[0];
     form.product({&run, 1, channels, stride, count, panel.data(), filters, panel.shifted(), sums,
                filters});
-    k.read_rows(readout, count, filters, sums, filters, row_sums, 1, out + first * filters,
-                filters);
+    k.read_rows(readout, count, filters, sums, filters, row_sums, 1, landing.place(first, dense),
+                landing.pitch());
+    landing.land(first, count, dense);
   });
 }
 
@@ -174,12 +180,44 @@ bc_status check(const bc_layer_spec* s) {
   return BC_OK;
 }
 
-bool is_rows(const bc_conv2d& c, bc_order x, bc_order out) {
+bool is_rows(const bc_conv2d& c, const bc_run& r) {
   return taps(c) == 1 && c.groups == 1 && c.stride_h == 1 && c.stride_w == 1 && c.pad_h == 0 &&
-         c.pad_w == 0 && x == BC_CHANNELS_LAST && out == BC_CHANNELS_LAST;
+         c.pad_w == 0 && r.x_order == BC_CHANNELS_LAST && r.out_order == BC_CHANNELS_LAST &&
+         r.shuffle <= 1;
 }
 
 bool known(bc_order order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
+
+// Everything but the sizes of the picture, which c has with those of its output.
+bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out_w,
+                const bc_run& r) {
+  if (!known(r.x_order) || !known(r.out_order) || r.shuffle < 0) return BC_BAD_ARGUMENT;
+  const bool last = r.x_order == BC_CHANNELS_LAST, out_last = r.out_order == BC_CHANNELS_LAST;
+  if (!last && (r.x_codes != 0 || r.head_count != 0)) return BC_BAD_ARGUMENT;
+  if (r.x_codes != 0 && r.head_count != 0) return BC_BAD_ARGUMENT;
+  if (last && (r.pitch < c.channels || r.pitch > kMostSize ||
+               volume({c.images, c.height, c.width, r.pitch, 8}) < 0))
+    return BC_BAD_SHAPE;
+  const int64_t pixels = c.images * out_h * out_w;
+  bc_status status =
+      check_steps(k, r.head, r.head_count, c.images * c.height * c.width, c.channels);
+  if (status == BC_OK) status = check_steps(k, r.tail, r.tail_count, pixels, c.filters);
+  if (status == BC_OK) status = check_sink(r.sink, c.filters);
+  if (status != BC_OK) return status;
+  const bool shuffled = r.shuffle > 1;
+  if ((r.sink.scale != nullptr || shuffled) && !out_last) return BC_BAD_ARGUMENT;
+  if (shuffled && r.sink.scale != nullptr) return BC_BAD_ARGUMENT;
+  if (shuffled && (r.shuffle > (1 << 15) || c.filters % (r.shuffle * r.shuffle) != 0))
+    return BC_BAD_SHAPE;
+  if (missing(input_size(c), {r.x})) return BC_BAD_ARGUMENT;
+  if (r.sink.out == nullptr)
+    return pixels == 0 || stores(r.tail, r.tail_count) ? BC_OK : BC_BAD_ARGUMENT;
+  const int64_t wide = shuffled ? c.filters / (r.shuffle * r.shuffle) : c.filters;
+  if (out_last && (r.sink.pitch < wide || r.sink.pitch > kMostSize ||
+                   volume({pixels, shuffled ? r.shuffle * r.shuffle : 1, r.sink.pitch, 8}) < 0))
+    return BC_BAD_SHAPE;
+  return BC_OK;
+}
 
 }  // namespace
 }  // namespace bc
@@ -207,31 +245,20 @@ bc_status bc_layer_size(const bc_layer* layer, int64_t height, int64_t width, in
 
 void bc_layer_free(bc_layer* layer) { delete layer; }
 
-bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, int64_t width,
-                       const float* x, bc_order x_order, int64_t pitch, float* out,
-                       bc_order out_order, int threads) {
-  if (layer == nullptr || threads < 1 || !bc::known(x_order) || !bc::known(out_order))
-    return BC_BAD_ARGUMENT;
+bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads) {
+  if (layer == nullptr || run == nullptr || threads < 1) return BC_BAD_ARGUMENT;
   if (&layer->level != &bc::kernels()) return BC_UNAVAILABLE;
   bc_conv2d c = layer->c;
-  c.images = images, c.height = height, c.width = width;
+  c.images = run->images, c.height = run->height, c.width = run->width;
   int64_t out_h = 0, out_w = 0;
-  const bc_status status = bc::check_sizes(&c, &out_h, &out_w);
+  bc_status status = bc::check_sizes(&c, &out_h, &out_w);
+  if (status == BC_OK) status = bc::check(layer->k, c, out_h, out_w, *run);
   if (status != BC_OK) return status;
-  if (x_order == BC_CHANNELS_LAST && (pitch < c.channels || pitch > bc::kMostSize ||
-                                      bc::volume({images, height, width, pitch, 8}) < 0))
-    return BC_BAD_SHAPE;
-  const int64_t size = images * out_h * out_w * c.filters;
-  if (bc::missing(bc::input_size(c), {x}) || bc::missing(size, {out})) return BC_BAD_ARGUMENT;
-  if (size == 0) return BC_OK;
+  if (c.images * out_h * out_w == 0) return BC_OK;
   if (bc::input_size(c) == 0) return BC_EMPTY;
   return bc::guarded([&] {
-    if (bc::is_rows(c, x_order, out_order)) {
-      bc::run_rows(*layer, images * height * width, x, pitch, out, threads);
-    } else {
-      bc::run_lines(
-          *layer, {images, height, width, out_h, out_w, x, x_order, pitch, out, out_order}, threads);
-    }
+    const bc::Picture picture{c.images, c.height, c.width, out_h, out_w, *run};
+    (bc::is_rows(c, *run) ? bc::run_rows : bc::run_lines)(*layer, picture, threads);
     return BC_OK;
   });
 }

@@ -1,6 +1,7 @@
 // A linear or convolution whose weights are ready: what its drivers share.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <numeric>
@@ -9,6 +10,7 @@
 #include "bitcompress/bits.h"
 #include "geometry.h"
 #include "kernels.h"
+#include "landing.h"
 #include "panel.h"
 #include "reading.h"
 #include "scratch.h"
@@ -45,20 +47,23 @@ namespace bc {
 
 struct Picture {
   int64_t images, height, width, out_h, out_w;
-  const float* x;
-  bc_order x_order;
-  int64_t pitch;
-  float* out;
-  bc_order out_order;
+  const bc_run& run;
+
+  const float* reals() const { return static_cast<const float*>(run.x); }
+  const uint8_t* codes() const { return static_cast<const uint8_t*>(run.x); }
 };
 
 // Rows of channels: a 1 x 1 kernel without stride or border on pictures with channels last.
-void run_rows(const bc_layer& layer, int64_t rows, const float* x, int64_t pitch, float* out,
-              int threads);
+void run_rows(const bc_layer& layer, const Picture& picture, int threads);
 
 // Pixels that lie `pitch` apart side by side: x itself where they do, else a copy.
-const float* close_up(const float* x, int64_t pixels, int64_t channels, int64_t pitch,
-                      float* scratch);
+template <class T>
+const T* close_up(const T* x, int64_t pixels, int64_t channels, int64_t pitch, T* scratch) {
+  if (pitch == channels) return x;
+  for (int64_t i = 0; i < pixels; ++i)
+    std::copy_n(x + i * pitch, channels, scratch + i * channels);
+  return scratch;
+}
 
 // Any convolution, by lines of the picture.
 void run_lines(const bc_layer& layer, const Picture& picture, int threads);
@@ -77,10 +82,11 @@ class LineReader {
     bool operator==(const Range& other) const { return first == other.first && last == other.last; }
   };
 
-  // Sums [out_w][filters] and code sums [out_w][groups] of row oy to reals [out_w][filters].
+  // Sums [out_w][filters] and code sums [out_w][groups] of row oy to reals, `pitch`
+  // from place to place.
   // `constants` are those of the taps in `rows`, and made anew where row oy has others.
   void read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-            Range& rows, float* out) const;
+            Range& rows, float* out, int64_t pitch) const;
 
  private:
   struct Class {

@@ -1,4 +1,4 @@
-// A convolution from reals to reals, a few lines of the picture at a time.
+// A convolution, a few lines of the picture at a time.
 //
 // A task cuts its input lines into codes, with a border of code 0, and keeps what each pixel's codes
 // add up to; then each output row is a product on overlapping rows (see conv2d.cc), read as reals
@@ -33,6 +33,8 @@ class Lines {
         pixels_(whole_rows_ ? c_.kernel_w : 1),
         columns_of_taps_((c_.kernel_h + 3) / 4),
         interleaved_(Scratch::bytes<uint8_t>(4 * line_ + kPad)),
+        head_{&layer.k, picture.run.head, picture.run.head_count, c_.channels},
+        landing_(layer.k, picture.run, picture.out_h, picture.out_w, c_.filters),
         reader_(layer, picture) {}
 
   int64_t scratch_bytes() const {
@@ -41,9 +43,9 @@ class Lines {
                   Scratch::bytes<int32_t>(p_.out_w * c_.groups) +
                   Scratch::bytes<double>(reader_.constants()) +
                   Scratch::bytes<LineReader::Range>(1) +
-                  Scratch::bytes<void*>(2 * segments_ + 2 * taps(c_));
+                  Scratch::bytes<void*>(2 * segments_ + 2 * taps(c_)) +
+                  Scratch::bytes<float>(p_.out_w * c_.filters);
     if (needs_copy()) all += Scratch::bytes<float>(c_.width * c_.channels);
-    if (p_.out_order == BC_CHANNELS_FIRST) all += Scratch::bytes<float>(p_.out_w * c_.filters);
     if (!in_place_) all += Scratch::bytes<uint8_t>(c_.width * c_.channels + kPad);
     if (columns_) all += columns_of_taps_ * interleaved_;
     if (!l_.depthwise()) all += Scratch::bytes<int32_t>((plan_.lines + 1) * pixel_sums_);
@@ -78,7 +80,9 @@ class Lines {
   }
 
   bool needs_copy() const {
-    return p_.x_order == BC_CHANNELS_FIRST || p_.pitch != c_.channels;
+    const bc_run& r = p_.run;
+    return r.x_codes == 0 &&
+           (r.x_order == BC_CHANNELS_FIRST || r.pitch != c_.channels || !head_.empty());
   }
 
   Slot slot(Scratch& scratch) const {
@@ -91,7 +95,7 @@ class Lines {
     *s.rows = {-1, -1};
     s.pointers = scratch.part<const void*>(2 * segments_ + 2 * taps(c_));
     if (needs_copy()) s.turned = scratch.part<float>(c_.width * c_.channels);
-    if (p_.out_order == BC_CHANNELS_FIRST) s.reals = scratch.part<float>(p_.out_w * c_.filters);
+    s.reals = scratch.part<float>(p_.out_w * c_.filters);
     if (!in_place_) s.narrow = scratch.part<uint8_t>(c_.width * c_.channels + kPad);
     if (columns_) s.interleaved = scratch.part<uint8_t>(columns_of_taps_ * interleaved_);
     if (!l_.depthwise()) s.pixel_sums = scratch.part<int32_t>((plan_.lines + 1) * pixel_sums_);
@@ -108,17 +112,13 @@ class Lines {
       return;
     }
     const int64_t left = c_.pad_w * pixel_, pixels = c_.width * c_.channels;
-    const float* x = p_.x + (image * c_.height + y) * c_.width * p_.pitch;
-    if (p_.x_order == BC_CHANNELS_FIRST) {
-      const int64_t plane = c_.height * c_.width;
-      k_.turn(p_.x + image * c_.channels * plane + y * c_.width, c_.channels, c_.width, plane,
-              s.turned, c_.channels);
-      x = s.turned;
+    uint8_t* narrow = in_place_ ? line + left : s.narrow;
+    const uint8_t* codes = narrow;
+    if (p_.run.x_codes != 0) {
+      codes = codes_of(image, y, narrow);
     } else {
-      x = close_up(x, c_.width, c_.channels, p_.pitch, s.turned);
+      k_.cut(reals_of(image, y, s.turned), pixels, cutter, narrow);
     }
-    uint8_t* codes = in_place_ ? line + left : s.narrow;
-    k_.cut(x, pixels, cutter, codes);
     if (sums != nullptr) {
       const int64_t margin = c_.pad_w * c_.groups, inside = c_.width * c_.groups;
       std::fill_n(sums, margin, 0);
@@ -128,6 +128,29 @@ class Lines {
     if (!in_place_) l_.form.load(codes, c_.width * c_.groups, group_channels(c_), line + left);
     std::memset(line, 0, static_cast<size_t>(left));
     std::memset(line + left + c_.width * pixel_, 0, static_cast<size_t>(left));
+  }
+
+  // Line y of an image as reals or as codes, pixels side by side.
+  const float* reals_of(int64_t image, int64_t y, float* scratch) const {
+    const bc_run& r = p_.run;
+    if (r.x_order == BC_CHANNELS_FIRST) {
+      const int64_t plane = c_.height * c_.width;
+      k_.turn(p_.reals() + image * c_.channels * plane + y * c_.width, c_.channels, c_.width, plane,
+              scratch, c_.channels);
+      return scratch;
+    }
+    const int64_t first = (image * c_.height + y) * c_.width;
+    const float* x = p_.reals() + first * r.pitch;
+    if (head_.empty()) return close_up(x, c_.width, c_.channels, r.pitch, scratch);
+    head_.run(first, c_.width, x, r.pitch, scratch, scratch, c_.channels);
+    return scratch;
+  }
+  const uint8_t* codes_of(int64_t image, int64_t y, uint8_t* to) const {
+    const int64_t pitch = p_.run.pitch;
+    const uint8_t* x = p_.codes() + (image * c_.height + y) * c_.width * pitch;
+    for (int64_t i = 0; i < c_.width; ++i)
+      std::copy_n(x + i * pitch, c_.channels, to + i * c_.channels);
+    return to;
   }
 
   // Output row oy, the r-th of its task.
@@ -140,14 +163,10 @@ class Lines {
       add_up(r, s);
       for (int64_t g = 0; g < c_.groups; ++g) multiply(r, g, s);
     }
-    const int64_t size = p_.out_w * c_.filters, plane = p_.out_h * p_.out_w;
-    float* out = p_.out + (image * p_.out_h + oy) * size;
-    const bool turned = p_.out_order == BC_CHANNELS_FIRST;
-    reader_.read(oy, s.sums, s.code_sums, s.constants, *s.rows, turned ? s.reals : out);
-    if (turned) {
-      k_.turn(s.reals, p_.out_w, c_.filters, c_.filters,
-              p_.out + image * c_.filters * plane + oy * p_.out_w, plane);
-    }
+    const int64_t first = (image * p_.out_h + oy) * p_.out_w;
+    reader_.read(oy, s.sums, s.code_sums, s.constants, *s.rows, landing_.place(first, s.reals),
+                 landing_.pitch());
+    landing_.land(first, p_.out_w, s.reals);
   }
 
   // Sums of codes under each place: down the columns of taps, then along the row.
@@ -230,6 +249,8 @@ class Lines {
   bool whole_rows_;
   int64_t segments_, pixels_;
   int64_t columns_of_taps_, interleaved_;
+  Steps head_;
+  Landing landing_;
   LineReader reader_;
 };
 

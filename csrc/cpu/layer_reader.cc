@@ -38,7 +38,7 @@ void LineReader::set_constants(const Range& rows, const Range& columns, double* 
 }
 
 void LineReader::read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-                      Range& rows, float* out) const {
+                      Range& rows, float* out, int64_t pitch) const {
   const bc_conv2d& c = layer_.c;
   const Range here = inside(oy, height_, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h);
   const Range all_h{0, c.kernel_h}, all_w{0, c.kernel_w};
@@ -62,15 +62,14 @@ void LineReader::read(int64_t oy, const int32_t* sums, const int32_t* code_sums,
       for (int64_t ox = first; ox < place.last; ++ox) {
         layer_.k.read_each(sums + ox * c.filters, c.filters, code_sums + ox * c.filters,
                            r.product.data(), r.row.data(), constant, r.bias.data(),
-                           out + ox * c.filters);
+                           out + ox * pitch);
       }
       continue;
     }
     for (int64_t g = 0, o = 0; g < c.groups; ++g, o += each) {
       const Readout readout{r.product.data() + o, r.row.data() + o, constant + o, r.bias.data() + o};
       layer_.k.read_rows(readout, count, each, sums + first * c.filters + o, c.filters,
-                         code_sums + first * c.groups + g, c.groups, out + first * c.filters + o,
-                         c.filters);
+                         code_sums + first * c.groups + g, c.groups, out + first * pitch + o, pitch);
     }
   }
 }

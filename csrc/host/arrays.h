@@ -115,5 +115,6 @@ void bind_attention(nb::module_& m);
 void bind_bound_attention(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_peak(nb::module_& m);
+void bind_steps(nb::module_& m);
 
 }  // namespace host

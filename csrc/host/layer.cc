@@ -3,10 +3,11 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
-#include "arrays.h"
+#include "steps.h"
 
 namespace host {
 namespace {
@@ -46,63 +47,123 @@ class Layer {
 
   void linear(const In& x, const Out& out, int threads) const {
     check<float>(x, "x", 2);
-    const int64_t rows = static_cast<int64_t>(x.shape(0));
-    const float* from = read<float>(x, "x", {rows, conv_.channels});
-    float* to = write<float>(out, "out", {rows, conv_.filters});
     if (conv_.kernel_h != 1 || conv_.kernel_w != 1) refuse("linear takes a kernel of 1 x 1");
-    run(1, 1, rows, from, BC_CHANNELS_LAST, conv_.channels, to, BC_CHANNELS_LAST, threads);
+    go(bound(x, out, std::nullopt, false, false, 1), threads);
   }
 
   // x and out as [N][H][W][C], or [N][C][H][W] where *_first says so.
   void conv2d(const In& x, bool x_first, const Out& out, bool out_first, int threads) const {
-    if (x.ndim() != 4) refuse("x must have 4 axes");
-    const std::vector<int64_t> s = shape_of(x);
-    const int64_t height = s[x_first ? 2 : 1], width = s[x_first ? 3 : 2];
-    const std::vector<int64_t> wanted = order({s[0], height, width, conv_.channels}, x_first);
-    const int64_t pitch = pitch_of(x, x_first);
-    if (pitch == conv_.channels) read<float>(x, "x", wanted);
-    check_shape(x, "x", wanted);
-    const float* from = static_cast<const float*>(x.data());
-    int64_t out_h = 0, out_w = 0;
-    const bc_status status = bc_layer_size(layer_.get(), height, width, &out_h, &out_w);
-    if (status != BC_OK) refuse(std::string("conv2d: ") + bc_status_text(status));
-    float* to = write<float>(out, "out", order({s[0], out_h, out_w, conv_.filters}, out_first));
-    run(s[0], height, width, from, x_first ? BC_CHANNELS_FIRST : BC_CHANNELS_LAST, pitch, to,
-        out_first ? BC_CHANNELS_FIRST : BC_CHANNELS_LAST, threads);
+    go(bound(x, out, std::nullopt, x_first, out_first, 1), threads);
   }
 
+  // A run but for its steps. x [N][H][W][C] or [rows][C], float32 or codes; out likewise.
+  bc_run bound(const In& x, const std::optional<Out>& out, const Grid& grid, bool x_first,
+               bool out_first, int64_t shuffle) const {
+    const std::vector<int64_t> s = shape_of(x);
+    const bool flat = s.size() == 2;
+    if (!flat && s.size() != 4) refuse("x must have 2 or 4 axes");
+    if (flat && (x_first || out_first || shuffle > 1)) refuse("rows have no order and no shuffle");
+    bc_run run = flat ? pictures(1, 1, s[0]) : pictures(s[0], s[x_first ? 2 : 1], s[x_first ? 3 : 2]);
+    const auto shaped = [&](int64_t h, int64_t w, int64_t channels, bool first) {
+      return flat ? std::vector<int64_t>{w, channels} : order({s[0], h, w, channels}, first);
+    };
+    run.x_order = x_first ? BC_CHANNELS_FIRST : BC_CHANNELS_LAST;
+    run.out_order = out_first ? BC_CHANNELS_FIRST : BC_CHANNELS_LAST;
+    run.shuffle = shuffle;
+    const std::vector<int64_t> wanted = shaped(run.height, run.width, conv_.channels, x_first);
+    if (x_first) {
+      run.x = read<float>(x, "x", wanted);
+    } else {
+      const Rows rows = rows_in(x, "x", wanted);
+      run.x = rows.data, run.x_codes = rows.codes ? 1 : 0, run.pitch = rows.pitch;
+    }
+    set_grid(run.sink, grid, conv_.filters);
+    if (!out.has_value()) return run;
+    const auto [h, w] = size(run);
+    const int64_t r = std::max<int64_t>(shuffle, 1);
+    if (shuffle < 0 || r > 4096 || conv_.filters % (r * r) != 0)
+      refuse("the filters are no multiple of the shuffle");
+    const std::vector<int64_t> made = shaped(h * r, w * r, conv_.filters / (r * r), out_first);
+    if (out_first) {
+      run.sink.out = write<float>(*out, "out", made);
+      return run;
+    }
+    const Rows to = rows_in(*out, "out", made);
+    if (to.codes != grid.has_value()) throw nb::type_error("out must be uint8 where it has a grid");
+    run.sink.out = const_cast<void*>(to.data), run.sink.pitch = to.pitch;
+    return run;
+  }
+
+  std::pair<int64_t, int64_t> size(const bc_run& run) const {
+    int64_t h = 0, w = 0;
+    const bc_status status = bc_layer_size(layer_.get(), run.height, run.width, &h, &w);
+    if (status != BC_OK) refuse(std::string("Layer: ") + bc_status_text(status));
+    return {h, w};
+  }
+
+  void go(const bc_run& run, int threads) const {
+    call("Layer", [&] { return bc_layer_run(layer_.get(), &run, threads); });
+  }
+
+  int64_t channels() const { return conv_.channels; }
+  int64_t filters() const { return conv_.filters; }
+
  private:
-  // Elements from pixel to pixel: channels where x is dense, more where it is a slice of wider
-  // pixels that lie side by side.
-  int64_t pitch_of(const In& x, bool x_first) const {
-    if (x_first || is_dense(x)) return conv_.channels;
-    const int64_t pitch = x.stride(2);
-    const auto size = [&](size_t axis) { return static_cast<int64_t>(x.shape(axis)); };
-    const bool regular = (size(3) == 1 || x.stride(3) == 1) && pitch >= conv_.channels &&
-                         (size(1) == 1 || x.stride(1) == pitch * size(2)) &&
-                         (size(0) == 1 || x.stride(0) == pitch * size(2) * size(1));
-    if (!regular || size(2) == 1) refuse("x must be contiguous, or a slice of channels");
-    if (x.device_type() != nb::device::cpu::value || x.dtype() != nb::dtype<float>())
-      throw nb::type_error("x must have elements of type float32 in CPU memory");
-    return pitch;
+  static bc_run pictures(int64_t images, int64_t height, int64_t width) {
+    bc_run run{};
+    run.images = images, run.height = height, run.width = width;
+    return run;
   }
 
   static std::vector<int64_t> order(const std::vector<int64_t>& s, bool first) {
     return first ? std::vector<int64_t>{s[0], s[3], s[1], s[2]} : s;
   }
 
-  void run(int64_t images, int64_t height, int64_t width, const float* x, bc_order x_order,
-           int64_t pitch, float* out, bc_order out_order, int threads) const {
-    call("Layer", [&] {
-      return bc_layer_run(layer_.get(), images, height, width, x, x_order, pitch, out, out_order,
-                          threads);
-    });
-  }
-
   std::unique_ptr<bc_layer, void (*)(bc_layer*)> layer_;
   bc_conv2d conv_{};
   std::string isa_;
 };
+
+// A run of a layer, its arrays resolved.
+class LayerRun {
+ public:
+  LayerRun(const nb::object& layer, const In& x, const std::optional<Out>& out,
+           const std::optional<nb::object>& head, const std::optional<nb::object>& tail,
+           const Grid& grid, bool x_first, bool out_first, int64_t shuffle)
+      : layer_(layer), x_(x), out_(out), head_(head), tail_(tail), grid_(grid) {
+    run_ = the().bound(x, out, grid, x_first, out_first, shuffle);
+    const auto [h, w] = the().size(run_);
+    set(head_, run_.height * run_.width, the().channels(), run_.head, run_.head_count);
+    set(tail_, h * w, the().filters(), run_.tail, run_.tail_count);
+  }
+
+  void run(int threads) const { the().go(run_, threads); }
+
+ private:
+  const Layer& the() const { return *nb::inst_ptr<Layer>(layer_); }
+
+  void set(const std::optional<nb::object>& object, int64_t pixels, int64_t channels,
+           const bc_step*& steps, int64_t& count) const {
+    if (!object.has_value()) return;
+    const Chain& chain = *nb::inst_ptr<Chain>(*object);
+    chain.check_rows(run_.images * pixels, channels);
+    steps = chain.data(), count = chain.size();
+  }
+
+  nb::object layer_;
+  In x_;
+  std::optional<Out> out_;
+  std::optional<nb::object> head_, tail_;
+  Grid grid_;
+  bc_run run_{};
+};
+
+using Steps = std::optional<nb::typed<nb::object, Chain>>;
+
+std::optional<nb::object> held(const Steps& steps) {
+  if (!steps.has_value()) return std::nullopt;
+  return nb::object(*steps);
+}
 
 }  // namespace
 
@@ -122,7 +183,33 @@ void bind_layer(nb::module_& m) {
       .def("linear", &Layer::linear, "x"_a, "out"_a, "threads"_a = 1,
            "f32[rows, C] to f32[rows, O].")
       .def("conv2d", &Layer::conv2d, "x"_a, "x_first"_a, "out"_a, "out_first"_a, "threads"_a = 1,
-           "f32[N, H, W, C] to f32[N, OH, OW, O]; channels stand second where *_first is true.");
+           "f32[N, H, W, C] to f32[N, OH, OW, O]; channels stand second where *_first is true.")
+      .def("run",
+           [](nb::typed<nb::object, Layer> self, const In& x, const std::optional<Out>& out,
+              const Steps& head, const Steps& tail, const Grid& grid, bool x_first, bool out_first,
+              int64_t shuffle, int threads) {
+             LayerRun(self, x, out, held(head), held(tail), grid, x_first, out_first, shuffle)
+                 .run(threads);
+           },
+           "x"_a, "out"_a.none(), "head"_a.none() = nb::none(), "tail"_a.none() = nb::none(),
+           "grid"_a.none() = nb::none(), "x_first"_a = false, "out_first"_a = false,
+           "shuffle"_a = 1, "threads"_a = 1,
+           "LayerRun(self, x, out, ...)(threads).");
+  nb::class_<LayerRun>(
+      m, "LayerRun",
+      "A run of a layer, made ready: x f32 or codes u8 [N, H, W, C] or [rows, C]; head and tail are "
+      "chains; out f32, or u8 by the grid (scale, offset, top), or None where the tail stores.")
+      .def("__init__",
+           [](LayerRun* self, nb::typed<nb::object, Layer> layer, const In& x,
+              const std::optional<Out>& out, const Steps& head, const Steps& tail,
+              const Grid& grid, bool x_first, bool out_first, int64_t shuffle) {
+             new (self) LayerRun(layer, x, out, held(head), held(tail), grid, x_first, out_first,
+                                 shuffle);
+           },
+           "layer"_a, "x"_a, "out"_a.none(), "head"_a.none() = nb::none(),
+           "tail"_a.none() = nb::none(), "grid"_a.none() = nb::none(), "x_first"_a = false,
+           "out_first"_a = false, "shuffle"_a = 1)
+      .def("__call__", &LayerRun::run, "threads"_a = 1);
 }
 
 }  // namespace host

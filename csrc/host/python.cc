@@ -330,6 +330,7 @@ NB_MODULE(_native, m) {
         "KW, words].");
   host::bind_attention(m);
   host::bind_bound_attention(m);
+  host::bind_steps(m);
   host::bind_layer(m);
   host::bind_peak(m);
 }

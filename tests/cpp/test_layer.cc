@@ -82,6 +82,15 @@ std::vector<float> channels_first(const std::vector<float>& x, int64_t n, int64_
   return out;
 }
 
+bc_run run_of(int64_t images, int64_t height, int64_t width, const float* x, bc_order from,
+              int64_t pitch, float* out, bc_order to, int64_t filters) {
+  bc_run run{};
+  run.images = images, run.height = height, run.width = width;
+  run.x = x, run.x_order = from, run.pitch = pitch;
+  run.sink.out = out, run.sink.pitch = filters, run.out_order = to;
+  return run;
+}
+
 void test_one(const Problem& p, int threads, const std::string& what) {
   const bc_conv2d& c = p.c;
   int64_t oh = 0, ow = 0;
@@ -104,8 +113,9 @@ void test_one(const Problem& p, int threads, const std::string& what) {
     for (const bc_order to : {BC_CHANNELS_LAST, BC_CHANNELS_FIRST}) {
       got.assign(size, -7);
       const float* x = from == BC_CHANNELS_LAST ? p.x.data() : planes.data();
-      const bc_status status = bc_layer_run(layer, c.images, c.height, c.width, x, from,
-                                            c.channels, got.data(), to, threads);
+      const bc_run run = run_of(c.images, c.height, c.width, x, from, c.channels, got.data(), to,
+                                c.filters);
+      const bc_status status = bc_layer_run(layer, &run, threads);
       const auto& truth = to == BC_CHANNELS_LAST ? wanted : turned;
       expect(status == BC_OK && std::memcmp(got.data(), truth.data(), size * sizeof(float)) == 0,
              what + " from order " + std::to_string(from) + " to " + std::to_string(to));
@@ -115,9 +125,9 @@ void test_one(const Problem& p, int threads, const std::string& what) {
   for (int64_t i = 0; i < rows; ++i)
     std::memcpy(wide.data() + i * (c.channels + 5), p.x.data() + i * c.channels,
                 static_cast<size_t>(c.channels) * sizeof(float));
-  expect(bc_layer_run(layer, c.images, c.height, c.width, wide.data(), BC_CHANNELS_LAST,
-                      c.channels + 5, got.data(), BC_CHANNELS_LAST, threads) == BC_OK &&
-             got == wanted,
+  const bc_run slice = run_of(c.images, c.height, c.width, wide.data(), BC_CHANNELS_LAST,
+                              c.channels + 5, got.data(), BC_CHANNELS_LAST, c.filters);
+  expect(bc_layer_run(layer, &slice, threads) == BC_OK && got == wanted,
          what + " on a slice of channels");
   bc_layer_free(layer);
 }
@@ -193,7 +203,8 @@ void test_refusals() {
   if (status([](S&) {}) != BC_OK) return expect(false, "a good layer is made");
   float out[6] = {7};
   const auto run = [&](int64_t n, int64_t h, const float* x, float* to, int threads) {
-    return bc_layer_run(layer, n, h, 3, x, BC_CHANNELS_LAST, 4, to, BC_CHANNELS_LAST, threads);
+    const bc_run one = run_of(n, h, 3, x, BC_CHANNELS_LAST, 4, to, BC_CHANNELS_LAST, 6);
+    return bc_layer_run(layer, &one, threads);
   };
   expect(run(1, 3, nullptr, out, 1) == BC_BAD_ARGUMENT, "no x");
   expect(run(1, 3, p.x.data(), nullptr, 1) == BC_BAD_ARGUMENT, "no out");
@@ -202,12 +213,57 @@ void test_refusals() {
   expect(run(-1, 3, p.x.data(), out, 1) == BC_BAD_SHAPE, "negative pictures");
   expect(run(0, 3, nullptr, nullptr, 1) == BC_OK, "no pictures");
   const float* x = p.x.data();
-  expect(bc_layer_run(nullptr, 1, 3, 3, x, BC_CHANNELS_LAST, 4, out, BC_CHANNELS_LAST, 1) ==
-             BC_BAD_ARGUMENT,
-         "no layer");
-  expect(bc_layer_run(layer, 1, 3, 3, x, BC_CHANNELS_LAST, 3, out, BC_CHANNELS_LAST, 1) ==
-             BC_BAD_SHAPE,
-         "pixels that overlap");
+  const bc_run good = run_of(1, 3, 3, x, BC_CHANNELS_LAST, 4, out, BC_CHANNELS_LAST, 6);
+  expect(bc_layer_run(nullptr, &good, 1) == BC_BAD_ARGUMENT, "no layer");
+  expect(bc_layer_run(layer, nullptr, 1) == BC_BAD_ARGUMENT, "no run");
+  const auto with = [&](const std::function<void(bc_run&)>& change) {
+    bc_run changed = good;
+    change(changed);
+    return bc_layer_run(layer, &changed, 1);
+  };
+  const float one[6] = {1, 1, 1, 1, 1, 1}, half[6] = {0.5f, 1, 1, 1, 1, 1};
+  const auto tail = [&](const bc_step& step) {
+    return with([&](bc_run& r) { r.tail = &step, r.tail_count = 1; });
+  };
+  const auto grid = [&](const float* top, int64_t groups) {
+    return with([&](bc_run& r) {
+      r.sink.scale = r.sink.offset = one, r.sink.top = top, r.sink.groups = groups;
+    });
+  };
+  using R = bc_run;
+  const bc_step relu{BC_RELU, 0, nullptr, nullptr, 0, 0, nullptr, 0};
+  const struct {
+    const char* what;
+    bc_status got, wanted;
+  } runs[] = {
+      {"pixels that overlap", with([](R& r) { r.pitch = 3; }), BC_BAD_SHAPE},
+      {"huge pixels", with([](R& r) { r.pitch = INT64_MAX; }), BC_BAD_SHAPE},
+      {"places that overlap", with([](R& r) { r.sink.pitch = 5; }), BC_BAD_SHAPE},
+      {"negative places", with([](R& r) { r.sink.pitch = INT64_MIN; }), BC_BAD_SHAPE},
+      {"an unknown order", with([](R& r) { r.x_order = static_cast<bc_order>(3); }),
+       BC_BAD_ARGUMENT},
+      {"no tail", with([](R& r) { r.tail_count = 1; }), BC_BAD_ARGUMENT},
+      {"a negative tail", with([](R& r) { r.tail_count = -1; }), BC_BAD_SHAPE},
+      {"an unknown step", tail({99, 0, nullptr, nullptr, 0, 0, nullptr, 0}), BC_BAD_ARGUMENT},
+      {"a negative row", tail({BC_ADD, 0, one, nullptr, -1, 1, nullptr, 0}), BC_BAD_SHAPE},
+      {"a negative column", tail({BC_ADD, 0, one, nullptr, 0, INT64_MIN, nullptr, 0}),
+       BC_BAD_SHAPE},
+      {"a store to nowhere", tail({BC_STORE, 0, nullptr, nullptr, 0, 0, nullptr, 6}),
+       BC_BAD_ARGUMENT},
+      {"a narrow store", tail({BC_STORE, 0, nullptr, nullptr, 0, 0, out, 5}), BC_BAD_SHAPE},
+      {"codes first", with([](R& r) { r.x_codes = 1, r.x_order = BC_CHANNELS_FIRST; }),
+       BC_BAD_ARGUMENT},
+      {"a head on codes", with([&](R& r) { r.x_codes = 1, r.head = &relu, r.head_count = 1; }),
+       BC_BAD_ARGUMENT},
+      {"a grid of 3", grid(one, 3), BC_BAD_SHAPE},
+      {"a grid of no top", grid(nullptr, 1), BC_BAD_ARGUMENT},
+      {"a grid of half a code", grid(half, 6), BC_BAD_ARGUMENT},
+      {"a grid without scale", with([&](R& r) { r.sink.offset = one; }), BC_BAD_ARGUMENT},
+      {"a shuffle of 2", with([](R& r) { r.shuffle = 2; }), BC_BAD_SHAPE},
+      {"a huge shuffle", with([](R& r) { r.shuffle = INT64_MAX; }), BC_BAD_SHAPE},
+      {"a negative shuffle", with([](R& r) { r.shuffle = -1; }), BC_BAD_ARGUMENT},
+  };
+  for (const auto& c : runs) expect(c.got == c.wanted, std::string("run: ") + c.what);
   expect(out[0] == 7, "a refusal touches nothing");
   const std::string here = bc_isa();
   if (here != "scalar") {

@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -142,6 +143,7 @@ const Kernels kAvx2 = {
     nullptr,
     &kWords,
     form_for,
+    step_rows,
 };
 
 }  // namespace bc

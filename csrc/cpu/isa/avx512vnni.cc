@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -289,6 +290,7 @@ const Kernels kAvx512vnni = {
     depthwise_row,
     &kBytes,
     form_for,
+    step_rows,
 };
 
 }  // namespace bc

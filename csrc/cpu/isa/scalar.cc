@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "steps.h"
 #include "forms.h"
 
 namespace bc {
@@ -90,6 +91,7 @@ const Kernels kScalar = {
     nullptr,
     &kWords,
     form_for,
+    step_rows,
 };
 
 }  // namespace bc

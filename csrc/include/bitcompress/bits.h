@@ -177,13 +177,69 @@ bc_status bc_layer_size(const bc_layer* layer, int64_t height, int64_t width, in
 /* A picture in memory: dense, channels last [images][height][width][channels], or first. */
 typedef enum bc_order { BC_CHANNELS_LAST = 0, BC_CHANNELS_FIRST = 1 } bc_order;
 
-/* x is cut into codes as bc_encode does, then out is that of bc_conv2d_reals, in the order asked
- * for. pitch: elements from one pixel of x to the next where its channels are last (a slice of wider
- * pixels), at least channels; not looked at where they are first. BC_UNAVAILABLE if the instruction set is another than when the layer was made. Scratch: a few
- * hundred KB a thread, kept by the calling thread. */
-bc_status bc_layer_run(const bc_layer* layer, int64_t images, int64_t height, int64_t width,
-                       const float* x, bc_order x_order, int64_t pitch, float* out,
-                       bc_order out_order, int threads);
+/* Steps on rows of channels, each float32 with one rounding an operation. t is the operand of row r
+ * and channel c: data[r * row + c * column] (row 0: the same vector for all rows; column 0: one number
+ * a row), or `value` where data is null. Numbers are a part of the interface. */
+typedef enum bc_step_kind {
+  BC_ADD = 1,       /* x + t */
+  BC_MUL = 2,       /* x * t */
+  BC_SUB = 3,       /* x - t */
+  BC_RELU = 4,      /* x < 0 ? 0 : x */
+  BC_LEAKY = 5,     /* x < 0 ? x * t : x; t one a channel is PReLU */
+  BC_GELU = 6,      /* bc_gelu */
+  BC_SIGMOID = 7,   /* bc_sigmoid */
+  BC_NORM = 8,      /* layer norm over the row: data the gain [channels], shift likewise, each or null;
+                       value is eps */
+  BC_STORE = 9,     /* writes the rows as they are now to out; x stays */
+  BC_GELU_TANH = 10 /* the form by tanh */
+} bc_step_kind;
+
+typedef struct bc_step {
+  int32_t kind;
+  float value;
+  const float *data, *shift;
+  int64_t row, column; /* elements of data from row to row and from channel to channel, not negative */
+  float* out;          /* of BC_STORE: row r begins at out + r * out_pitch */
+  int64_t out_pitch;
+} bc_step;
+
+/* Where rows end up: reals, or codes by the grids of whoever reads them. */
+typedef struct bc_sink {
+  void* out;     /* float32, or uint8 where scale is given; null: nothing but what steps store */
+  int64_t pitch; /* elements from row to row */
+  const float *scale, *offset, *top; /* null: reals; else [groups], each top 1 to 255 and whole */
+  int64_t groups;                    /* 1 or channels */
+} bc_sink;
+
+/* Rows of channels through a chain of steps. x_pitch: elements from row to row of x. Codes are
+ * exactly those of bc_encode. An operand may be the memory of an output where rows and pitch are the
+ * same. BC_UNAVAILABLE for a step that the level in use lacks. Scratch: 64 KB a thread and a row. */
+bc_status bc_rows(const bc_step* steps, int64_t count, int64_t rows, int64_t channels,
+                  const float* x, int64_t x_pitch, const bc_sink* sink, int threads);
+
+/* One run of a layer. The head stands before the cut, on the pixels of x; the tail on the reals that
+ * come out, its rows being the pixels of the output. */
+typedef struct bc_run {
+  int64_t images, height, width;
+  const void* x;
+  int x_codes; /* 0: float32; 1: uint8 codes already cut by the layer's grid, channels last */
+  bc_order x_order;
+  int64_t pitch; /* elements from pixel to pixel of x where channels are last, at least channels */
+  const bc_step* head; /* on reals, channels last */
+  int64_t head_count;
+  const bc_step* tail;
+  int64_t tail_count;
+  bc_order out_order;
+  bc_sink sink; /* its pitch counts where channels are last; codes only so */
+  int64_t shuffle; /* r above 1: channel k * r * r + i * r + j of pixel (y, x) goes to channel k of
+                      pixel (y * r + i, x * r + j); reals, channels last. 0 and 1: none */
+} bc_run;
+
+/* x goes through the head and is cut into codes as bc_encode does; the reals of bc_conv2d_reals go
+ * through the tail to the sink. A code that does not fit into the layer's x_bits gives numbers of no
+ * meaning. BC_UNAVAILABLE if the instruction set is another than when the layer was made, or lacks a
+ * step. Scratch: a few hundred KB a thread, kept by the calling thread. */
+bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads);
 
 /* ---- Attention on codes ---------------------------------------------------------------------- */
 
@@ -317,6 +373,9 @@ static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
 static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 48, "they cross the C interface");
 static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
+static_assert(sizeof(bc_step) == 56, "bc_step crosses the C interface");
+static_assert(sizeof(bc_sink) == 48, "bc_sink crosses the C interface");
+static_assert(sizeof(bc_run) == 144, "bc_run crosses the C interface");
 static_assert(sizeof(bc_product) == 152, "bc_product crosses the C interface");
 static_assert(sizeof(bc_attention) == 384, "bc_attention crosses the C interface");
 #endif

@@ -1,0 +1,182 @@
+// Chains of steps on rows, a few rows at a time so that they stay in L1 from step to step.
+#include "steps.h"
+
+#include <algorithm>
+
+#include "geometry.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace bc {
+namespace {
+
+bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_GELU_TANH; }
+
+bool has_operand(int32_t kind) {
+  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY;
+}
+
+bool by_kernel(int32_t kind) { return has_operand(kind) || kind == BC_RELU; }
+
+bool in_reach(int64_t rows, int64_t channels, int64_t row, int64_t column) {
+  if (row < 0 || row > kMostSize || column < 0 || column > kMostSize) return false;
+  return volume({rows, row, 8}) >= 0 && volume({channels, column, 8}) >= 0;
+}
+
+void copy_rows(int64_t rows, int64_t n, const float* x, int64_t pitch, float* out,
+               int64_t out_pitch) {
+  if (x == out) return;
+  if (pitch == n && out_pitch == n) {
+    std::copy_n(x, rows * n, out);
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(x + r * pitch, n, out + r * out_pitch);
+}
+
+void one(const Kernels& k, const bc_step& s, int64_t first, int64_t rows, int64_t n, const float* x,
+         int64_t pitch, float* out, int64_t out_pitch) {
+  const float* data = s.data == nullptr ? nullptr : s.data + first * s.row;
+  k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch});
+}
+
+}  // namespace
+
+bc_status check_steps(const Kernels& k, const bc_step* steps, int64_t count, int64_t rows,
+                      int64_t channels) {
+  if (count < 0 || count > kMostSize) return BC_BAD_SHAPE;
+  if (count > 0 && steps == nullptr) return BC_BAD_ARGUMENT;
+  (void)k;
+  for (int64_t i = 0; i < count; ++i) {
+    const bc_step& s = steps[i];
+    if (!known(s.kind)) return BC_BAD_ARGUMENT;
+    if (has_operand(s.kind) && s.data != nullptr && !in_reach(rows, channels, s.row, s.column))
+      return BC_BAD_SHAPE;
+    if (s.kind == BC_NORM && channels == 0) return BC_EMPTY;
+    if (s.kind == BC_STORE) {
+      if (missing(rows * channels, {s.out})) return BC_BAD_ARGUMENT;
+      if (s.out_pitch < channels || !in_reach(rows, 1, s.out_pitch, 0)) return BC_BAD_SHAPE;
+    } else if (!by_kernel(s.kind)) {
+      return BC_UNAVAILABLE;
+    }
+  }
+  return BC_OK;
+}
+
+bc_status check_sink(const bc_sink& sink, int64_t channels) {
+  if (sink.scale == nullptr)
+    return sink.offset == nullptr && sink.top == nullptr ? BC_OK : BC_BAD_ARGUMENT;
+  if (sink.offset == nullptr || sink.top == nullptr) return BC_BAD_ARGUMENT;
+  if (sink.groups != 1 && sink.groups != channels) return BC_BAD_SHAPE;
+  for (int64_t g = 0; g < sink.groups; ++g) {
+    const float top = sink.top[g];
+    if (!(top >= 1.0f && top <= 255.0f) || top != static_cast<float>(static_cast<int>(top)))
+      return BC_BAD_ARGUMENT;
+  }
+  return BC_OK;
+}
+
+bool stores(const bc_step* steps, int64_t count) {
+  return std::any_of(steps, steps + count, [](const bc_step& s) { return s.kind == BC_STORE; });
+}
+
+void Steps::run(int64_t first, int64_t rows, const float* x, int64_t pitch, float* scratch,
+                float* to, int64_t to_pitch) const {
+  int64_t last = count;  // the last step that changes rows; it writes to `to`
+  while (last > 0 && steps[last - 1].kind == BC_STORE) --last;
+  for (int64_t i = 0; i < count; ++i) {
+    const bc_step& s = steps[i];
+    if (s.kind == BC_STORE) {
+      copy_rows(rows, channels, x, pitch, s.out + first * s.out_pitch, s.out_pitch);
+      continue;
+    }
+    const bool ends = i + 1 == last && to != nullptr;
+    float* out = ends ? to : scratch;
+    const int64_t out_pitch = ends ? to_pitch : channels;
+    one(*k, s, first, rows, channels, x, pitch, out, out_pitch);
+    x = out, pitch = out_pitch;
+  }
+  if (last == 0 && to != nullptr) copy_rows(rows, channels, x, pitch, to, to_pitch);
+}
+
+double Steps::cost() const {
+  return 0.05 * static_cast<double>(count) * static_cast<double>(channels);
+}
+
+void sink_codes(const Kernels& k, const bc_sink& sink, int64_t rows, int64_t channels,
+                const float* x, int64_t pitch, uint8_t* out, int64_t out_pitch) {
+  const bool same = std::all_of(sink.top, sink.top + sink.groups,
+                                [&](float top) { return top == sink.top[0]; });
+  for (int64_t r = 0; r < rows; ++r, x += pitch, out += out_pitch) {
+    if (sink.groups == 1) {
+      k.encode_row(x, channels, sink.scale[0], sink.offset[0], sink.top[0], out);
+    } else if (same) {
+      k.encode_each(x, channels, sink.scale, sink.offset, sink.top[0], out);
+    } else {
+      for (int64_t c = 0; c < channels; ++c)
+        k.encode_row(x + c, 1, sink.scale[c], sink.offset[c], sink.top[c], out + c);
+    }
+  }
+}
+
+namespace {
+
+bc_status check_rows(const Kernels& k, const bc_step* steps, int64_t count, int64_t rows,
+                     int64_t channels, const float* x, int64_t x_pitch, const bc_sink* sink,
+                     int threads) {
+  if (threads < 1 || sink == nullptr) return BC_BAD_ARGUMENT;
+  if (rows < 0 || channels < 0 || rows > kMostSize || channels > kMostSize) return BC_BAD_SHAPE;
+  if (x_pitch < channels || !in_reach(rows, 1, x_pitch, 0)) return BC_BAD_SHAPE;
+  bc_status status = check_steps(k, steps, count, rows, channels);
+  if (status == BC_OK) status = check_sink(*sink, channels);
+  if (status != BC_OK) return status;
+  if (missing(rows * channels, {x})) return BC_BAD_ARGUMENT;
+  if (sink->out != nullptr) {
+    if (sink->pitch < channels || !in_reach(rows, 1, sink->pitch, 0)) return BC_BAD_SHAPE;
+  } else if (rows * channels > 0 && !stores(steps, count)) {
+    return BC_BAD_ARGUMENT;
+  }
+  return BC_OK;
+}
+
+void run_chain(const Steps& chain, int64_t rows, const float* x, int64_t x_pitch,
+               const bc_sink& sink, int threads) {
+  const int64_t n = chain.channels;
+  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(64, (int64_t{1} << 12) / n));
+  const double each = chain.cost() + 0.1 * static_cast<double>(n);
+  const int64_t tasks_of = std::max<int64_t>(1, (int64_t{1} << 15) / (block * n));
+  const int use = worthwhile(threads, each * static_cast<double>(rows));
+  Scratch memory(Scratch::bytes<float>(block * n) * use);
+  float* scratch = memory.part<float>(block * n * use);
+  const int64_t blocks = (rows + block - 1) / block;
+  parallel_for((blocks + tasks_of - 1) / tasks_of, use, [&](int64_t task, int slot) {
+    float* here = scratch + slot * block * n;
+    const int64_t end = std::min(rows, (task + 1) * tasks_of * block);
+    for (int64_t r = task * tasks_of * block; r < end; r += block) {
+      const int64_t count = std::min(block, end - r);
+      if (sink.out == nullptr || sink.scale == nullptr) {
+        float* to = static_cast<float*>(sink.out);
+        chain.run(r, count, x + r * x_pitch, x_pitch, here,
+                  to == nullptr ? nullptr : to + r * sink.pitch, sink.pitch);
+        continue;
+      }
+      chain.run(r, count, x + r * x_pitch, x_pitch, here, here, n);
+      sink_codes(*chain.k, sink, count, n, here, n,
+                 static_cast<uint8_t*>(sink.out) + r * sink.pitch, sink.pitch);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace bc
+
+extern "C" bc_status bc_rows(const bc_step* steps, int64_t count, int64_t rows, int64_t channels,
+                             const float* x, int64_t x_pitch, const bc_sink* sink, int threads) {
+  const bc::Kernels& k = bc::kernels();
+  const bc_status status =
+      bc::check_rows(k, steps, count, rows, channels, x, x_pitch, sink, threads);
+  if (status != BC_OK || rows * channels == 0) return status;
+  return bc::guarded([&] {
+    bc::run_chain({&k, steps, count, channels}, rows, x, x_pitch, *sink, threads);
+    return BC_OK;
+  });
+}
