@@ -329,6 +329,7 @@ NB_MODULE(_native, m) {
         "conv2d_codes by AND and popcount on i32[x_bits, N, H, W, words] and i32[w_bits, O, KH, "
         "KW, words].");
   host::bind_attention(m);
+  host::bind_bound_attention(m);
   host::bind_steps(m);
   host::bind_layer(m);
   host::bind_peak(m);
