@@ -6,6 +6,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -139,6 +140,8 @@ const Kernels kAvx2 = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,

@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
 #include "steps.h"
 #include "forms.h"
 
@@ -87,6 +88,8 @@ const Kernels kScalar = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,
