@@ -333,4 +333,5 @@ NB_MODULE(_native, m) {
   host::bind_steps(m);
   host::bind_layer(m);
   host::bind_peak(m);
+  host::bind_reals(m);
 }

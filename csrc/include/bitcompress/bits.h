@@ -348,6 +348,28 @@ bc_status bc_attention_reach(const bc_attention* attention, int64_t reach[4]);
  * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
 bc_status bc_exp2(const float* x, int64_t n, float* out);
 
+/* ---- Reals between layers -------------------------------------------------------------------- */
+
+/* float32, one rounding an operation, the same bits at every level. NaN stays NaN (of what sign is
+ * not said). out may be x. */
+
+/* Layer norm of each row of n elements: mean = s(x) / n; d = x - mean; v = s(d * d) / n;
+ * out = (d * (1 / sqrt(v + eps))) * gain + shift, where s adds up as bc_attend's s does. gain and
+ * shift [n] may be null: not applied. Rows of x are `pitch` elements apart, rows of out
+ * `out_pitch`, both at least n. */
+bc_status bc_layer_norm(const float* x, int64_t rows, int64_t n, int64_t pitch, const float* gain,
+                        const float* shift, float eps, float* out, int64_t out_pitch, int threads);
+
+/* GELU: out = max(x, 0) - a * q with a = min(|x|, c), q = ((c - a) * S(a))^m by squaring, S a
+ * polynomial of degree 7 by Horner's rule. tanh_form 0: x times the normal distribution function,
+ * c = 5.6875, m = 4; else torch's approximation by tanh, c = 5.625, m = 8. The numbers of S are in
+ * csrc/cpu/isa/reals.h; the absolute error is below 5e-7 of either. */
+bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int threads);
+
+/* out = 1 / (2^t + 1) with t = x * -1.4426950408889634f, at most 126; 2^t as bc_exp2 has it. The
+ * absolute error is below 2e-7. */
+bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
