@@ -289,11 +289,12 @@ def row_reals(
 ) -> Tensor:  # fmt: skip
     """Attention weights, given as rows, times values; both cut into codes.
 
-    Shapes: rows of (..., M, K), b (..., K, N), leading sizes equal; grids as in `matmul`.
+    Shapes: rows of (..., M, K), b (..., K, N) real, or uint8 where it is codes already, leading
+            sizes equal; grids as in `matmul`.
     Returns: (..., M, N) float32.
     """
     left = encode(rows.relative, *a_grid, bits[0])
-    right = encode(b, *b_grid, bits[1])
+    right = b if b.dtype == torch.uint8 else encode(b, *b_grid, bits[1])
     return centred(
         definition.code_products(left, right.transpose(-2, -1), *bits),
         left.sum(-1, keepdim=True, dtype=torch.int64),

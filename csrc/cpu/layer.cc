@@ -158,7 +158,7 @@ bool is_rows(const bc_conv2d& c, const bc_run& r) {
 bool known(bc_order order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
 
 // Everything but the sizes of the picture, which c has with those of its output.
-bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out_w,
+bc_status check(const bc_conv2d& c, int64_t out_h, int64_t out_w,
                 const bc_run& r) {
   if (!known(r.x_order) || !known(r.out_order) || r.shuffle < 0) return BC_BAD_ARGUMENT;
   const bool last = r.x_order == BC_CHANNELS_LAST, out_last = r.out_order == BC_CHANNELS_LAST;
@@ -169,8 +169,8 @@ bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out
     return BC_BAD_SHAPE;
   const int64_t pixels = c.images * out_h * out_w;
   bc_status status =
-      check_steps(k, r.head, r.head_count, c.images * c.height * c.width, c.channels);
-  if (status == BC_OK) status = check_steps(k, r.tail, r.tail_count, pixels, c.filters);
+      check_steps(r.head, r.head_count, c.images * c.height * c.width, c.channels);
+  if (status == BC_OK) status = check_steps(r.tail, r.tail_count, pixels, c.filters);
   if (status == BC_OK) status = check_sink(r.sink, c.filters);
   if (status != BC_OK) return status;
   const bool shuffled = r.shuffle > 1;
@@ -221,7 +221,7 @@ bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads) {
   c.images = run->images, c.height = run->height, c.width = run->width;
   int64_t out_h = 0, out_w = 0;
   bc_status status = bc::check_sizes(&c, &out_h, &out_w);
-  if (status == BC_OK) status = bc::check(layer->k, c, out_h, out_w, *run);
+  if (status == BC_OK) status = bc::check(c, out_h, out_w, *run);
   if (status != BC_OK) return status;
   if (c.images * out_h * out_w == 0) return BC_OK;
   if (bc::input_size(c) == 0) return BC_EMPTY;

@@ -112,8 +112,10 @@ void call(const char* name, F&& f) {
 
 // Each file of the module adds its functions.
 void bind_attention(nb::module_& m);
+void bind_bound_attention(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_peak(nb::module_& m);
+void bind_reals(nb::module_& m);
 void bind_steps(nb::module_& m);
 
 }  // namespace host

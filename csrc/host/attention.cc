@@ -37,11 +37,17 @@ bc_matrices matrices(const Strided& array, std::vector<int64_t>& starts) {
   return {static_cast<const float*>(array.data()), starts.data(), array.stride(lead), column};
 }
 
-bc_matrices operand(const Strided& array, const char* name, const std::vector<int64_t>& shape,
-                    std::vector<int64_t>& starts) {
+bc_matrices factor(const Strided& array, const char* name, const std::vector<int64_t>& shape,
+                   std::vector<int64_t>& starts) {
   check_reals(array, name);
   check_shape(array, name, shape);
   return matrices(array, starts);
+}
+
+bc_operand operand(const Strided& array, const char* name, const std::vector<int64_t>& shape,
+                   std::vector<int64_t>& starts) {
+  const bc_matrices m = factor(array, name, shape, starts);
+  return {m.data, 0, m.starts, m.row, m.column, nullptr};
 }
 
 using Grid = std::pair<In, In>;
@@ -75,14 +81,18 @@ void attend(const Strided& q, const Strided& k, const Strided& v, const std::vec
     if (axes < 2 || static_cast<int64_t>(term.shape(axes - 2)) != a.queries ||
         static_cast<int64_t>(term.shape(axes - 1)) != a.keys)
       refuse("a term must end in the axes of queries and keys");
-    all.push_back({matrices(term, term_starts[t]), terms[t].second ? 1 : 0});
+    all.push_back({matrices(term, term_starts[t]), terms[t].second ? 1 : 0, nullptr});
     if (static_cast<int64_t>(term_starts[t].size()) != a.batch)
       refuse("a term must have as many matrices as q");
   }
+  a.heads = 1, a.q_factor = 1.0f;
   a.per_row = per_row ? 1 : 0;
   a.terms = all.data(), a.term_count = static_cast<int64_t>(all.size());
-  float* to = write<float>(out, "out", {a.batch, a.queries, a.values});
-  call("attend", [&] { return bc_attend(&a, to, threads); });
+  std::vector<int64_t> out_starts;
+  for (int64_t b = 0; b < a.batch; ++b) out_starts.push_back(b * a.queries * a.values);
+  a.out.data = write<float>(out, "out", {a.batch, a.queries, a.values});
+  a.out.starts = out_starts.data(), a.out.row = a.values;
+  call("attend", [&] { return bc_attend(&a, threads); });
 }
 
 void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid& b_grid,
@@ -92,8 +102,8 @@ void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid
   bc_product p{};
   p.batch = sa[0], p.m = sa[1], p.k = sa[2], p.n = sb[1];
   std::array<std::vector<int64_t>, 2> starts;
-  p.a = operand(a, "a", {p.batch, p.m, p.k}, starts[0]);
-  p.b = operand(b, "b", {p.batch, p.n, p.k}, starts[1]);
+  p.a = factor(a, "a", {p.batch, p.m, p.k}, starts[0]);
+  p.b = factor(b, "b", {p.batch, p.n, p.k}, starts[1]);
   p.a_grid = grid_of(a_grid, "the grid of a", p.batch, bits.first);
   p.b_grid = grid_of(b_grid, "the grid of b", p.batch, bits.second);
   p.per_row = per_row ? 1 : 0;

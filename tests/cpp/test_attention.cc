@@ -43,7 +43,7 @@ struct Problem {
   int bits;
   bool per_row = false;
   std::vector<float> q, k, v, term, scales, offsets;
-  std::vector<int64_t> q_starts, k_starts, v_starts, term_starts;
+  std::vector<int64_t> q_starts, k_starts, v_starts, term_starts, out_starts;
   bc_term as_term;
 
   Problem(int64_t b, int64_t m, int64_t n, int64_t d, int64_t c, int width, Random& random)
@@ -60,17 +60,19 @@ struct Problem {
       k_starts.push_back(i * n * d);
       v_starts.push_back(i * n * c);
       term_starts.push_back(0);
+      out_starts.push_back(i * m * c);
     }
   }
 
-  bc_attention record() {
-    as_term = {{term.data(), term_starts.data(), keys, 1}, 0};
+  bc_attention record(float* out) {
+    as_term = {{term.data(), term_starts.data(), keys, 1}, 0, nullptr};
     const bc_operand_grid grid{scales.data(), offsets.data(), bits};
-    return {batch, queries, keys, depth, values,
-            {q.data(), q_starts.data(), depth, 1},
-            {k.data(), k_starts.data(), depth, 1},
-            {v.data(), v_starts.data(), values, 1},
-            grid, grid, grid, grid, &as_term, 1, per_row ? 1 : 0};
+    return {batch, queries, keys, depth, values, 1,
+            {q.data(), 0, q_starts.data(), depth, 1, nullptr},
+            {k.data(), 0, k_starts.data(), depth, 1, nullptr},
+            {v.data(), 0, v_starts.data(), values, 1, nullptr},
+            1.0f, grid, grid, grid, grid, &as_term, 1, per_row ? 1 : 0,
+            {out, out_starts.data(), values, nullptr, nullptr, nullptr, 1, 8}};
   }
 
   float code(float x) const {
@@ -123,9 +125,9 @@ void test_against_loop(int threads) {
     for (const int64_t keys : {1, 16, 33, 300}) {
       Problem p(3, 7, keys, 10, 5, std::abs(bits), random);
       p.per_row = bits < 0;
-      const bc_attention a = p.record();
       std::vector<float> out(static_cast<size_t>(p.batch * p.queries * p.values));
-      expect(bc_attend(&a, out.data(), threads) == BC_OK, "attention runs");
+      const bc_attention a = p.record(out.data());
+      expect(bc_attend(&a, threads) == BC_OK, "attention runs");
       int apart = 0;
       for (int64_t b = 0; b < p.batch; ++b) {
         for (int64_t m = 0; m < p.queries; ++m) {
@@ -161,16 +163,16 @@ void test_refusals() {
   Problem p(1, 2, 3, 4, 5, 2, random);
   float out[10] = {7};
   const auto status = [&](auto&& change) {
-    bc_attention a = p.record();
+    bc_attention a = p.record(out);
     change(a);
-    return bc_attend(&a, out, 1);
+    return bc_attend(&a, 1);
   };
   using A = bc_attention;
   const struct {
     const char* what;
     bc_status got, wanted;
   } cases[] = {
-      {"no record", bc_attend(nullptr, out, 1), BC_BAD_ARGUMENT},
+      {"no record", bc_attend(nullptr, 1), BC_BAD_ARGUMENT},
       {"negative", status([](A& a) { a.keys = -1; }), BC_BAD_SHAPE},
       {"huge", status([](A& a) { a.batch = INT64_MAX / 4; }), BC_BAD_SHAPE},
       {"no keys", status([](A& a) { a.keys = 0; }), BC_EMPTY},
@@ -180,6 +182,8 @@ void test_refusals() {
       {"no grid", status([](A& a) { a.p_grid.scale = nullptr; }), BC_BAD_ARGUMENT},
       {"bits", status([](A& a) { a.k_grid.bits = 9; }), BC_BAD_ARGUMENT},
       {"no terms", status([](A& a) { a.terms = nullptr; }), BC_BAD_ARGUMENT},
+      {"no out", status([](A& a) { a.out.data = nullptr; }), BC_BAD_ARGUMENT},
+      {"no heads", status([](A& a) { a.heads = 0; }), BC_BAD_SHAPE},
       {"nothing to do", status([](A& a) { a.batch = 0; }), BC_OK},
   };
   for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);

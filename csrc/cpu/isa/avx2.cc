@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "read.h"
+#include "reals.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -57,6 +58,15 @@ struct Avx2 {
   }
 };
 
+inline Reals min_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Reals max_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+
 inline void store_codes(uint8_t* to, Reals sum) {
   const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                        0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -64,6 +74,19 @@ inline void store_codes(uint8_t* to, Reals sum) {
   const __m128i both =
       _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
+}
+
+inline __m256i first_words(int64_t n) {
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 8 ? n : 8)), place);
+}
+inline Reals load_first(const float* x, int64_t n) {
+  if (n >= kVector) return load(x);
+  return reinterpret_cast<Reals>(_mm256_maskload_ps(x, first_words(n)));
+}
+inline void store_first(float* to, int64_t n, Reals x) {
+  if (n >= kVector) return store(to, x);
+  _mm256_maskstore_ps(to, first_words(n), reinterpret_cast<__m256>(x));
 }
 
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
@@ -137,6 +160,11 @@ const Kernels kAvx2 = {
     row_codes,
     read_centred,
     exp2_row,
+    layer_norm_rows,
+    layer_norm_row,
+    gelu_row,
+    gelu_tanh_row,
+    sigmoid_row,
     cut,
     turn,
     read_rows,

@@ -4,16 +4,31 @@
 #include "softmax.h"
 #include "cut.h"
 #include "read.h"
+#include "reals.h"
 #include "steps.h"
 #include "forms.h"
 
 namespace bc {
 namespace {
 
+inline Reals min_of(Reals a, Reals b) { return a < b ? a : b; }
+inline Reals max_of(Reals a, Reals b) { return a > b ? a : b; }
+
 inline void store_codes(uint8_t* to, Reals sum) {
   uint32_t words[kVector];
   memcpy(words, &sum, sizeof words);
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
+}
+
+inline Reals load_first(const float* x, int64_t n) {
+  if (n >= kVector) return load(x);
+  float first[kVector] = {};
+  for (int64_t i = 0; i < n; ++i) first[i] = x[i];
+  return load(first);
+}
+inline void store_first(float* to, int64_t n, Reals x) {
+  if (n >= kVector) return store(to, x);
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i];
 }
 
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
@@ -85,6 +100,11 @@ const Kernels kScalar = {
     row_codes,
     read_centred,
     exp2_row,
+    layer_norm_rows,
+    layer_norm_row,
+    gelu_row,
+    gelu_tanh_row,
+    sigmoid_row,
     cut,
     turn,
     read_rows,

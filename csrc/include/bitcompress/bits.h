@@ -44,7 +44,7 @@ const char* bc_status_text(bc_status status);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
-/* Name of the level in use: "scalar", "avx2", "avx512vnni" or "amx". The environment variable
+/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi" or "amx". The environment variable
  * BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an unknown name, is
  * passed over for the best there is. */
 const char* bc_isa(void);
@@ -213,7 +213,7 @@ typedef struct bc_sink {
 
 /* Rows of channels through a chain of steps. x_pitch: elements from row to row of x. Codes are
  * exactly those of bc_encode. An operand may be the memory of an output where rows and pitch are the
- * same. BC_UNAVAILABLE for a step that the level in use lacks. Scratch: 64 KB a thread and a row. */
+ * same. Scratch: 64 KB a thread and a row. */
 bc_status bc_rows(const bc_step* steps, int64_t count, int64_t rows, int64_t channels,
                   const float* x, int64_t x_pitch, const bc_sink* sink, int threads);
 
@@ -237,8 +237,7 @@ typedef struct bc_run {
 
 /* x goes through the head and is cut into codes as bc_encode does; the reals of bc_conv2d_reals go
  * through the tail to the sink. A code that does not fit into the layer's x_bits gives numbers of no
- * meaning. BC_UNAVAILABLE if the instruction set is another than when the layer was made, or lacks a
- * step. Scratch: a few hundred KB a thread, kept by the calling thread. */
+ * meaning. BC_UNAVAILABLE if the instruction set is another than when the layer was made. Scratch: a few hundred KB a thread, kept by the calling thread. */
 bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads);
 
 /* ---- Attention on codes ---------------------------------------------------------------------- */
@@ -256,6 +255,7 @@ typedef struct bc_matrices {
 typedef struct bc_term {
   bc_matrices matrices;
   int multiply;
+  const uint8_t* skip; /* [batch]: whether the term is +0 for a matrix and left out; or null */
 } bc_term;
 
 /* The grids of an operand: real = scale * code + offset, one for each of the batch. */
@@ -284,19 +284,48 @@ typedef struct bc_product {
  * thread. */
 bc_status bc_multiply(const bc_product* product, float* out, int threads);
 
+/* An operand of attention: element [b][r][c] lies at data[starts[b] + r * row + c * column]; where
+ * there is a table, at data[starts[b] + rows[(b / heads) * R + r] + c * column], R its rows. */
+typedef struct bc_operand {
+  const void* data;      /* float32 reals, or uint8 codes that its grid has cut already */
+  int codes;             /* whether they are codes */
+  const int64_t* starts; /* [batch] */
+  int64_t row, column;
+  const int32_t* rows; /* [batch / heads][R], or null */
+} bc_operand;
+
+/* Where attention writes: row r of matrix b begins at data[starts[b] + r * row], or with a table at
+ * data[starts[b] + rows[(b / heads) * R + r]]; its columns lie side by side. Rows must not overlap.
+ * Where scale is given, codes are written: bc_encode of the reals with the grid of their channel. One
+ * grid serves all, or one for each of `groups` channels; then the channel of an element is its place
+ * modulo groups. */
+typedef struct bc_result {
+  void* data;            /* float32, or uint8 where scale is given */
+  const int64_t* starts; /* [batch] */
+  int64_t row;
+  const int32_t* rows; /* [batch / heads][queries], or null */
+  const float *scale, *offset; /* [groups], or null for reals */
+  int64_t groups;
+  int bits;
+} bc_result;
+
 typedef struct bc_attention {
   int64_t batch, queries, keys, depth, values;
-  bc_matrices q; /* [queries][depth] */
-  bc_matrices k; /* [keys][depth] */
-  bc_matrices v; /* [keys][values] */
+  int64_t heads; /* matrices that share a row of the tables, one after the other; at least 1 */
+  bc_operand q;  /* [queries][depth] */
+  bc_operand k;  /* [keys][depth] */
+  bc_operand v;  /* [keys][values] */
+  float q_factor; /* reals of q are multiplied by it before they are cut */
   bc_operand_grid q_grid, k_grid, p_grid, v_grid;
   const bc_term* terms;
   int64_t term_count;
   int per_row; /* whether p is cut relative to the largest of its row */
+  bc_result out; /* [queries][values] */
 } bc_attention;
 
 /* out[b] = softmax(terms(q k^T)) v, both products on codes:
- *   - q and k are cut into codes as bc_encode does; their product is that of bc_gemm_reals.
+ *   - q * q_factor (float32) and k are cut into codes as bc_encode does; their product is that of
+ *     bc_gemm_reals.
  *   - The terms are added or multiplied one after the other, in float32.
  *   - Softmax along the keys in float32, one rounding an operation: m the largest logit of the row;
  *     e = 2^t with t = (logit - m) * 1.4426950408889634f, t at least -126 (see bc_exp2); s the sum
@@ -304,15 +333,41 @@ typedef struct bc_attention {
  *     2 + 2, 1 + 1 of them (low half + high half); p = e / s.
  *   - p and v are cut into codes; their product is that of bc_gemm_reals.
  * With per_row e is cut, not p, and out is that of bc_multiply with per_row, gain 1 / s and
- * total 1. out [batch][queries][values]. The same bits at every level. A NaN among the logits of a row makes
+ * total 1. The same bits at every level. A NaN among the logits of a row makes
  * all codes of p in it 0, with per_row the row NaN. Nothing of size queries * keys is written to memory. Scratch: a few
  * hundred KB a thread. */
-bc_status bc_attend(const bc_attention* attention, float* out, int threads);
+bc_status bc_attend(const bc_attention* attention, int threads);
+
+/* How many elements of q, k, v and out the starts and tables reach, data not looked at: a tensor of
+ * fewer is too small. BC_BAD_SHAPE where a place lies before the first element. */
+bc_status bc_attention_reach(const bc_attention* attention, int64_t reach[4]);
 
 /* out[i] = 2^x[i] for x up to 0, never below 2^-126: n = x rounded (halves to even), f = x - n, a
  * polynomial of degree 5 in f by Horner's rule (its numbers are in csrc/cpu/isa/softmax.h), times
  * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
 bc_status bc_exp2(const float* x, int64_t n, float* out);
+
+/* ---- Reals between layers -------------------------------------------------------------------- */
+
+/* float32, one rounding an operation, the same bits at every level. NaN stays NaN (of what sign is
+ * not said). out may be x. */
+
+/* Layer norm of each row of n elements: mean = s(x) / n; d = x - mean; v = s(d * d) / n;
+ * out = (d * (1 / sqrt(v + eps))) * gain + shift, where s adds up as bc_attend's s does. gain and
+ * shift [n] may be null: not applied. Rows of x are `pitch` elements apart, rows of out
+ * `out_pitch`, both at least n. */
+bc_status bc_layer_norm(const float* x, int64_t rows, int64_t n, int64_t pitch, const float* gain,
+                        const float* shift, float eps, float* out, int64_t out_pitch, int threads);
+
+/* GELU: out = max(x, 0) - a * q with a = min(|x|, c), q = ((c - a) * S(a))^m by squaring, S a
+ * polynomial of degree 7 by Horner's rule. tanh_form 0: x times the normal distribution function,
+ * c = 5.6875, m = 4; else torch's approximation by tanh, c = 5.625, m = 8. The numbers of S are in
+ * csrc/cpu/isa/reals.h; the absolute error is below 5e-7 of either. */
+bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int threads);
+
+/* out = 1 / (2^t + 1) with t = x * -1.4426950408889634f, at most 126; 2^t as bc_exp2 has it. The
+ * absolute error is below 2e-7. */
+bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
@@ -337,13 +392,13 @@ bc_status bc_bit_conv2d(const bc_conv2d* conv, const uint32_t* x_words, int x_bi
 static_assert(sizeof(bc_view) == 24, "bc_view crosses the C interface");
 static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
-static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 40, "they cross the C interface");
+static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 48, "they cross the C interface");
 static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
 static_assert(sizeof(bc_step) == 56, "bc_step crosses the C interface");
 static_assert(sizeof(bc_sink) == 48, "bc_sink crosses the C interface");
 static_assert(sizeof(bc_run) == 144, "bc_run crosses the C interface");
 static_assert(sizeof(bc_product) == 152, "bc_product crosses the C interface");
-static_assert(sizeof(bc_attention) == 256, "bc_attention crosses the C interface");
+static_assert(sizeof(bc_attention) == 384, "bc_attention crosses the C interface");
 #endif
 
 #endif /* BITCOMPRESS_BITS_H */
