@@ -50,7 +50,7 @@ def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
                 Step(kind, out=torch.full((*shape[:-1], shape[-1] + wide), 7.0)[..., wide:])
             )
         elif kind == "norm":
-            gain, shift = (torch.randn(shape[-1]) if draw(st.booleans()) else None for _ in range(2))
+            gain, shift = (torch.randn(shape[-1]) if draw(st.booleans()) else None for _ in "gs")
             chain.append(Step(kind, gain, shift, eps=1e-5))
         else:
             chain.append(Step(kind, None if kind in plain else some_operand(draw, shape)))

@@ -186,12 +186,12 @@ typedef enum bc_step_kind {
   BC_SUB = 3,       /* x - t */
   BC_RELU = 4,      /* x < 0 ? 0 : x */
   BC_LEAKY = 5,     /* x < 0 ? x * t : x; t one a channel is PReLU */
-  BC_GELU = 6,      /* bc_gelu */
+  BC_GELU = 6,      /* bc_gelu with tanh_form 0 */
   BC_SIGMOID = 7,   /* bc_sigmoid */
-  BC_NORM = 8,      /* layer norm over the row: data the gain [channels], shift likewise, each or null;
+  BC_NORM = 8,      /* bc_layer_norm: data the gain [channels], shift likewise, each or null;
                        value is eps */
   BC_STORE = 9,     /* writes the rows as they are now to out; x stays */
-  BC_GELU_TANH = 10 /* the form by tanh */
+  BC_GELU_TANH = 10 /* bc_gelu with tanh_form 1 */
 } bc_step_kind;
 
 typedef struct bc_step {
