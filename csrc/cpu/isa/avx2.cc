@@ -6,7 +6,6 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
-#include "read.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -168,8 +167,6 @@ const Kernels kAvx2 = {
     cut,
     turn,
     read_rows,
-    read_codes,
-    cut_rows,
     nullptr,
     nullptr,
     &kWords,

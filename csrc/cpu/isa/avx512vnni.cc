@@ -7,8 +7,6 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
-#include "read.h"
-#include "read512.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -312,9 +310,7 @@ const Kernels kAvx512vnni = {
     sigmoid_row,
     cut,
     turn,
-    read_rows_512,
-    read_codes_512,
-    cut_rows_512,
+    read_rows,
     interleave,
     depthwise_row,
     &kBytes,

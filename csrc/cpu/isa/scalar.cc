@@ -3,7 +3,6 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
-#include "read.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -108,8 +107,6 @@ const Kernels kScalar = {
     cut,
     turn,
     read_rows,
-    read_codes,
-    cut_rows,
     nullptr,
     nullptr,
     &kWords,
