@@ -11,6 +11,7 @@
 #include <cpuid.h>
 
 #include "isa/amx.h"
+#include "isa/avx512vbmi.h"
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -59,6 +60,11 @@ bool has_avx512vnni() {
 #endif
 
 #if defined(BITCOMPRESS_X86)
+bool has_avx512vbmi() {
+  const Registers seven = leaf(7);
+  return has_avx512vnni() && bit(seven.c, 1) && bit(seven.c, 14);  // VBMI, VPOPCNTDQ
+}
+
 // Linux gives the tile registers to a process that asks for them.
 bool has_amx() {
 #if defined(__linux__)
@@ -75,6 +81,21 @@ bool has_amx() {
 
 // avx512vnni with products of its own. The table is put together here, where no instruction of the
 // level can be in the way of a CPU that lacks it.
+const Kernels& avx512vbmi() {
+  static const Kernels table = [] {
+    Kernels k = kAvx512vnni;
+    k.name = "avx512vbmi";
+    k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
+      return vbmi_form_for(x_bits, w_bits, extent, *kAvx512vnni.codes);
+    };
+    return k;
+  }();
+  return table;
+}
+
+// The level that amx builds on: its products are faster where sums are short.
+const Kernels& below_amx() { return has_avx512vbmi() ? avx512vbmi() : kAvx512vnni; }
+
 const Kernels& amx() {
   static const Kernels table = [] {
     Kernels k = kAvx512vnni;
@@ -83,11 +104,11 @@ const Kernels& amx() {
     k.panel_bytes = amx_panel_bytes;
     k.pack_panel = amx_pack_panel;
     k.product = amx_product;
-    k.for_short_sums = &kAvx512vnni;
+    k.for_short_sums = &below_amx();
     k.codes = &kAmxBytes;
     k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
       if (extent.length() >= kShortSum) return kAmxBytes;
-      return kAvx512vnni.form_for(x_bits, w_bits, extent);
+      return below_amx().form_for(x_bits, w_bits, extent);
     };
     return k;
   }();
@@ -104,6 +125,7 @@ struct Level {
 constexpr Level kLevels[] = {
 #if defined(BITCOMPRESS_X86)
     {amx, has_amx},
+    {avx512vbmi, has_avx512vbmi},
     {[]() -> const Kernels& { return kAvx512vnni; }, has_avx512vnni},
     {[]() -> const Kernels& { return kAvx2; }, has_avx2},
 #endif

@@ -259,7 +259,7 @@ void bit_conv2d(const In& x_words, const In& w_words, int64_t channels, const Ou
 
 std::vector<std::string> isa_levels() {
   std::vector<std::string> levels;
-  for (const char* name : {"scalar", "avx2", "avx512vnni", "amx"}) {
+  for (const char* name : {"scalar", "avx2", "avx512vnni", "avx512vbmi", "amx"}) {
     if (bc_isa_available(name)) levels.emplace_back(name);
   }
   return levels;
