@@ -223,13 +223,13 @@ typedef struct bc_run {
   int64_t images, height, width;
   const void* x;
   int x_codes; /* 0: float32; 1: uint8 codes already cut by the layer's grid, channels last */
-  bc_order x_order;
+  int x_order; /* a bc_order */
   int64_t pitch; /* elements from pixel to pixel of x where channels are last, at least channels */
   const bc_step* head; /* on reals, channels last */
   int64_t head_count;
   const bc_step* tail;
   int64_t tail_count;
-  bc_order out_order;
+  int out_order; /* a bc_order */
   bc_sink sink; /* its pitch counts where channels are last; codes only so */
   int64_t shuffle; /* r above 1: channel k * r * r + i * r + j of pixel (y, x) goes to channel k of
                       pixel (y * r + i, x * r + j); reals, channels last. 0 and 1: none */
