@@ -5,6 +5,7 @@
 #define BITCOMPRESS_VECTOR 8
 #include "rows.h"
 #include "softmax.h"
+#include "avx2_forms.h"
 #include "cut.h"
 #include "reals.h"
 #include "steps.h"
@@ -145,7 +146,20 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<Cut::panel_bytes, pack_panel, product, 2>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// What a form multiplies where columns and channels do not fill it, over its speed.
+double cost(const Extent& e, int64_t channels, int64_t columns, double speed) {
+  const auto filled = [](int64_t n, int64_t step) {
+    return static_cast<double>((n + step - 1) / step * step);
+  };
+  return filled(e.channels, channels) * filled(e.columns, columns) / speed;
+}
+
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  if (x_bits > 2 || w_bits > 2) return kWords;
+  const double words = cost(extent, 1, 8, 1);
+  if (x_bits == 1 && w_bits == 1) return cost(extent, 4, 32, 8) < words ? kAvx2Bits : kWords;
+  return cost(extent, 2, 32, 4) < words ? kAvx2Pairs : kWords;
+}
 
 }  // namespace
 

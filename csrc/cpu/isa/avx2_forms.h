@@ -1,0 +1,11 @@
+// Products of narrow codes for AVX2: avx2_lookups.cc.
+#pragma once
+
+#include "../kernels.h"
+
+namespace bc {
+
+extern const Form kAvx2Bits;   // codes of one bit, four a unit
+extern const Form kAvx2Pairs;  // codes of up to two bits, two a unit
+
+}  // namespace bc
