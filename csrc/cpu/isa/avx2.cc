@@ -181,6 +181,7 @@ const Kernels kAvx2 = {
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

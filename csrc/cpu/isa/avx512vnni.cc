@@ -308,6 +308,7 @@ const Kernels kAvx512vnni = {
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

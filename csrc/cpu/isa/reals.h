@@ -206,18 +206,35 @@ inline void gelu_tanh_row(const float* x, int64_t n, float* out) {
   map_reals<Gelu<Logistic>>(x, n, out);
 }
 
-// 1 / (2^t + 1); t stays below 127, where the power is no infinity.
+// 1 + e^-x; t stays below 127, where the power is no infinity.
+template <int kCount>
+inline void one_and_power(const Reals* x, Reals* sum) {
+  Reals t[kCount];
+  for (int c = 0; c < kCount; ++c) t[c] = min_of(all(126.0f), x[c] * all(-kLog2E));
+  for (int c = 0; c < kCount; ++c) t[c] = power_of_two(t[c]);
+  for (int c = 0; c < kCount; ++c) sum[c] = t[c] + all(1.0f);
+}
+
 struct Sigmoid {
   template <int kCount>
   static inline void apply(Reals* x) {
-    Reals t[kCount];
-    for (int c = 0; c < kCount; ++c) t[c] = min_of(all(126.0f), x[c] * all(-kLog2E));
-    for (int c = 0; c < kCount; ++c) t[c] = power_of_two(t[c]);
-    for (int c = 0; c < kCount; ++c) x[c] = all(1.0f) / (t[c] + all(1.0f));
+    Reals sum[kCount];
+    one_and_power<kCount>(x, sum);
+    for (int c = 0; c < kCount; ++c) x[c] = all(1.0f) / sum[c];
+  }
+};
+
+struct Silu {
+  template <int kCount>
+  static inline void apply(Reals* x) {
+    Reals sum[kCount];
+    one_and_power<kCount>(x, sum);
+    for (int c = 0; c < kCount; ++c) x[c] = max_of(all(-100.0f), x[c]) / sum[c];
   }
 };
 
 inline void sigmoid_row(const float* x, int64_t n, float* out) { map_reals<Sigmoid>(x, n, out); }
+inline void silu_row(const float* x, int64_t n, float* out) { map_reals<Silu>(x, n, out); }
 
 }  // namespace
 }  // namespace bc

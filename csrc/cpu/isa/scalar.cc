@@ -109,6 +109,7 @@ const Kernels kScalar = {
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

@@ -370,6 +370,9 @@ bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int thre
  * absolute error is below 2e-7. */
 bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
 
+/* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
+bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
