@@ -6,6 +6,7 @@
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
+#include "scalar_bits.h"
 
 namespace bc {
 namespace {
@@ -86,7 +87,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// A word of 64 bits takes the time of a few products of 16 bits.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.channels >= 12 && extent.columns >= 4;
+  return bits ? kScalarBits : kWords;
+}
 
 }  // namespace
 
