@@ -76,6 +76,10 @@ inline void store_codes(uint8_t* to, Reals sum) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
 }
 
+inline Reals root(Reals x) {
+  return reinterpret_cast<Reals>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+}
+
 inline __m256i first_words(int64_t n) {
   const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 8 ? n : 8)), place);

@@ -20,6 +20,11 @@ inline void store_codes(uint8_t* to, Reals sum) {
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
 }
 
+inline Reals root(Reals x) {
+  for (int l = 0; l < kVector; ++l) x[l] = __builtin_sqrtf(x[l]);
+  return x;
+}
+
 inline Reals load_first(const float* x, int64_t n) {
   if (n >= kVector) return load(x);
   float first[kVector] = {};
