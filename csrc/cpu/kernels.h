@@ -69,19 +69,22 @@ struct RowCutter {
 };
 
 // How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the
-// same without that term.
+// same without that term. each: row_sums[r * stride + c] belongs to column c alone.
 struct Readout {
   const double *product, *row, *constant, *bias;
-  bool has_row = true, has_bias = true;
+  bool has_row = true, has_bias = true, each = false;
 };
 
-// How sums become codes: product, row and constant are those of the readout, bias included, in steps
-// of the output's grid; see code_grid.h for the tie.
+// How sums become codes, in steps of the output's grid: (sum - centre) * product + (row_sum -
+// row_centre) * row + constant. Codes are decided exactly beyond tie - slope * |row_sum -
+// row_centre|, where each is set beyond tie. ../code_grid.h has why.
 struct CodeReadout {
   Readout exact;
   RowCutter cutter;
   const float *product, *row, *constant;
-  float tie;
+  const int32_t* centre;
+  int32_t row_centre;
+  float tie, slope;
 };
 
 // One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with

@@ -43,7 +43,6 @@ class Lines {
     const int64_t each_slot = slot(nullptr).bytes;
     Scratch scratch(landing_.bytes() + threads * each_slot);
     landing_.prepare(l_.readout(0, l_.reading.constant.data()),
-                     {l_.most_sums.data(), l_.most_codes}, l_.depthwise(),
                      scratch.part<uint8_t>(landing_.bytes()));
     uint8_t* slots = scratch.part<uint8_t>(threads * each_slot);
     for (int i = 0; i < threads; ++i) reader_.prepare(slot(slots + i * each_slot).constants);
