@@ -29,8 +29,8 @@ struct bc_layer {
             static_cast<int64_t>(scale.size()), bc::top_code(bits)};
   }
 
-  // Rows of the reals that it takes, `pitch` apart, to codes side by side.
-  void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out) const;
+  // Rows of the reals that it takes to codes.
+  void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out, int64_t out_pitch) const;
   // Of filters from o on, with the constants of some place.
   bc::Readout readout(int64_t o, const double* constant) const {
     return {reading.product.data() + o, reading.row.data() + o, constant + o,
@@ -60,6 +60,7 @@ struct bc_layer {
   std::vector<bc::Panel> panels;  // [groups], not where depthwise
   std::vector<int32_t> by_tap;    // depthwise: [taps][channels]
   std::vector<int8_t> by_column;  // depthwise by columns of four taps
+  bool shifted_columns = false;   // they are codes - 128
 };
 
 namespace bc {

@@ -91,10 +91,10 @@ class Rows {
     }
     const float* x = static_cast<const float*>(r_.x) + first * r_.pitch;
     if (head_.empty()) {
-      l_.cut(x, count, r_.pitch, codes);
+      l_.cut(x, count, r_.pitch, codes, n);
     } else {
       head_.run(first, count, x, r_.pitch, reals, reals, n);
-      l_.cut(reals, count, n, codes);
+      l_.cut(reals, count, n, codes, n);
     }
     return codes;
   }
