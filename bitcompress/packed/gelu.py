@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bitcompress import native
+from bitcompress.packed.tape import noted
 
 
 class Tail(NamedTuple):
@@ -67,6 +68,11 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
     Shapes: any float32. Returns: likewise, in the same order in memory.
     """
+    kind = "gelu" if approximate == "none" else "gelu_tanh"
+    return noted(kind, None, x, lambda: _gelu(x, approximate))
+
+
+def _gelu(x: Tensor, approximate: str) -> Tensor:
     kernels = native.kernels()
     if kernels is None or not native.takes(x):
         return define_gelu(x, approximate)

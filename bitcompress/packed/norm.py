@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.packed.softmax import lane_sum
+from bitcompress.packed.tape import recorder
 
 
 def define_layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
@@ -32,10 +33,19 @@ def layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float)
 
     Shapes: x (..., N) float32; gain, shift (N,). Returns: like x, contiguous.
     """
+    found = recorder()
+    if found is None:
+        return _layer_norm(x, gain, shift, eps)
+    affine = [part for part in (gain, shift) if part is not None]
+    target = gain is not None, shift is not None, eps
+    return found.step("norm", target, (x, *affine), lambda: _layer_norm(x, gain, shift, eps))
+
+
+def _layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
     kernels = native.kernels()
     affine = [part for part in (gain, shift) if part is not None]
     if kernels is None or not all(native.takes(part) for part in (x, *affine)):
-        return define_layer_norm(x, gain, shift, eps)
+        return define_layer_norm(x, gain, shift, eps).contiguous()
     gains, shifts = (None if part is None else part.detach().contiguous() for part in (gain, shift))
     flat = x.detach().contiguous()
     out = torch.empty_like(flat)

@@ -45,39 +45,49 @@ unsigned saved_state() {
   return low;
 }
 
-bool has_avx2() {
+bool look_for_avx2() {
   const Registers one = leaf(1), seven = leaf(7);
   return (saved_state() & 0x6u) == 0x6u && bit(one.c, 28) && bit(seven.b, 5);
 }
 
-bool has_avx512vnni() {
+bool look_for_avx512vnni() {
   const Registers seven = leaf(7);
   const bool zmm = (saved_state() & 0xe6u) == 0xe6u;
   const bool f_bw_dq_vl =
       bit(seven.b, 16) && bit(seven.b, 30) && bit(seven.b, 17) && bit(seven.b, 31);
-  return has_avx2() && zmm && f_bw_dq_vl && bit(seven.c, 11);
+  return look_for_avx2() && zmm && f_bw_dq_vl && bit(seven.c, 11);
 }
 #endif
 
 #if defined(BITCOMPRESS_X86)
-bool has_avx512vbmi() {
+bool look_for_avx512vbmi() {
   const Registers seven = leaf(7);
-  return has_avx512vnni() && bit(seven.c, 1) && bit(seven.c, 14);  // VBMI, VPOPCNTDQ
+  return look_for_avx512vnni() && bit(seven.c, 1) && bit(seven.c, 14);  // VBMI, VPOPCNTDQ
 }
 
 // Linux gives the tile registers to a process that asks for them.
-bool has_amx() {
+bool look_for_amx() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   const Registers seven = leaf(7);
   const bool there = bit(seven.d, 24) && bit(seven.d, 25) && (saved_state() & 0x60000u) == 0x60000u;
-  static const bool allowed =
-      there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return has_avx512vnni() && allowed;
+  return look_for_avx512vnni() && there &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
 }
+
+// Asking takes long where a hypervisor answers: once is enough.
+template <bool (*kLook)()>
+bool has() {
+  static const bool found = kLook();
+  return found;
+}
+constexpr bool (*has_avx2)() = has<look_for_avx2>;
+constexpr bool (*has_avx512vnni)() = has<look_for_avx512vnni>;
+constexpr bool (*has_avx512vbmi)() = has<look_for_avx512vbmi>;
+constexpr bool (*has_amx)() = has<look_for_amx>;
 
 // avx512vnni with products of its own. The table is put together here, where no instruction of the
 // level can be in the way of a CPU that lacks it.

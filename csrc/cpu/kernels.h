@@ -191,6 +191,7 @@ struct Kernels {
   void (*gelu_row)(const float* x, int64_t n, float* out);
   void (*gelu_tanh_row)(const float* x, int64_t n, float* out);
   void (*sigmoid_row)(const float* x, int64_t n, float* out);
+  void (*silu_row)(const float* x, int64_t n, float* out);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);

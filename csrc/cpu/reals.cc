@@ -1,4 +1,4 @@
-// Layer norm, GELU and sigmoid: drivers over rows and over runs of elements.
+// Layer norm, GELU, sigmoid and SiLU: drivers over rows and over runs of elements.
 #include <algorithm>
 
 #include "bitcompress/bits.h"
@@ -58,6 +58,10 @@ bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int thre
 
 bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads) {
   return bc::map(bc::kernels().sigmoid_row, x, n, out, threads, 0.3);
+}
+
+bc_status bc_silu(const float* x, int64_t n, float* out, int threads) {
+  return bc::map(bc::kernels().silu_row, x, n, out, threads, 0.3);
 }
 
 }  // extern "C"

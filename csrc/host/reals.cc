@@ -35,6 +35,13 @@ void sigmoid(const In& x, const Out& out, int threads) {
   call("sigmoid", [&] { return bc_sigmoid(reals, n, to, threads); });
 }
 
+void silu(const In& x, const Out& out, int threads) {
+  const float* reals = read_any<float>(x, "x", 1);
+  float* to = write<float>(out, "out", shape_of(x));
+  const int64_t n = static_cast<int64_t>(x.size());
+  call("silu", [&] { return bc_silu(reals, n, to, threads); });
+}
+
 }  // namespace
 
 void bind_reals(nb::module_& m) {
@@ -46,6 +53,7 @@ void bind_reals(nb::module_& m) {
         "GELU of f32[n], by the polynomials of bits.h. out may be x.");
   m.def("sigmoid", &sigmoid, "x"_a, "out"_a, "threads"_a = 1,
         "1 / (1 + e^-x) of f32[n], by bc_exp2's polynomial. out may be x.");
+  m.def("silu", &silu, "x"_a, "out"_a, "threads"_a = 1, "x times its sigmoid. out may be x.");
 }
 
 }  // namespace host

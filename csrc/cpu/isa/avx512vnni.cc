@@ -117,6 +117,10 @@ inline void transpose(__m512i m[16]) {
   }
 }
 
+inline Reals root(Reals x) {
+  return reinterpret_cast<Reals>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
+}
+
 inline __mmask16 first_words(int64_t n) {
   return n >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << n) - 1);
 }
@@ -260,6 +264,7 @@ const Kernels kAvx512vnni = {
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows_512,

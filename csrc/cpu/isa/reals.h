@@ -15,6 +15,9 @@ namespace {
 inline Reals load_first(const float* x, int64_t n);
 inline void store_first(float* to, int64_t n, Reals x);
 
+// The nearest float to the square root of each. The including file has it.
+inline Reals root(Reals x);
+
 // Lane l gets lane l ^ kBy.
 template <int kBy>
 inline Reals swapped(Reals x) {
@@ -108,10 +111,94 @@ inline void normalize_row(const float* x, int64_t n, const Affine& affine, float
   }
 }
 
+// Quarters kFirst, kSecond of a, then of b.
+template <int kFirst, int kSecond>
+inline Reals quarters(Reals a, Reals b) {
+  constexpr int kQuarter = kVector / 4;
+  Words order;
+  for (int l = 0; l < kVector; ++l) {
+    const int from = (l / kQuarter % 2 == 0 ? kFirst : kSecond) * kQuarter + l % kQuarter;
+    order[l] = static_cast<uint32_t>(l < kVector / 2 ? from : kVector + from);
+  }
+#if defined(__clang__)
+  Reals y;
+  for (int l = 0; l < kVector; ++l)
+    y[l] = order[l] < kVector ? a[order[l]] : b[order[l] - kVector];
+  return y;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+// Where a register holds all 16 lanes, four rows go side by side: their sums share registers, and
+// no row waits for its own. Quarter r of the result is the sum of row r, as lane_sum has it.
+inline Reals four_sums(const Reals* rows) {
+  const Reals a = quarters<0, 1>(rows[0], rows[1]) + quarters<2, 3>(rows[0], rows[1]);
+  const Reals b = quarters<0, 1>(rows[2], rows[3]) + quarters<2, 3>(rows[2], rows[3]);
+  Reals x = quarters<0, 2>(a, b) + quarters<1, 3>(a, b);
+  x = x + swapped<2>(x);
+  return x + swapped<1>(x);
+}
+
+inline void spread(Reals four, Reals* rows) {
+  const Reals low = quarters<0, 0>(four, four), high = quarters<2, 2>(four, four);
+  rows[0] = low, rows[2] = high;
+  rows[1] = quarters<1, 1>(four, four), rows[3] = quarters<3, 3>(four, four);
+}
+
+template <int kGroups>
+inline void normalize_four(const float* x, int64_t n, int64_t pitch, const Affine& affine,
+                           float eps, float* out, int64_t out_pitch) {
+  const int64_t full = (kGroups > 0 ? kGroups : (n + kLanes - 1) / kLanes) - 1;
+  const int64_t end = full * kLanes, rest = n - end;
+  const Reals count = all(static_cast<float>(n));
+  Reals sums[4] = {}, squares[4] = {}, means[4], factors[4];
+#pragma GCC unroll 8
+  for (int64_t g = 0; g < full; ++g) {
+    for (int r = 0; r < 4; ++r) sums[r] = sums[r] + load(x + r * pitch + g * kLanes);
+  }
+  for (int r = 0; r < 4; ++r) sums[r] = sums[r] + load_first(x + r * pitch + end, rest);
+  spread(four_sums(sums) / count, means);
+#pragma GCC unroll 8
+  for (int64_t g = 0; g < full; ++g) {
+    for (int r = 0; r < 4; ++r) {
+      const Reals d = load(x + r * pitch + g * kLanes) - means[r];
+      squares[r] = squares[r] + d * d;
+    }
+  }
+  for (int r = 0; r < 4; ++r) {
+    const Reals d = only_first(rest, load_first(x + r * pitch + end, rest) - means[r]);
+    squares[r] = squares[r] + d * d;
+  }
+  spread(all(1.0f) / root(four_sums(squares) / count + all(eps)), factors);
+  const float *gain = affine.gain, *shift = affine.shift;
+#pragma GCC unroll 8
+  for (int64_t g = 0; g < full; ++g) {
+    const Reals scale = load(gain), offset = load(shift);
+    for (int r = 0; r < 4; ++r) {
+      const Reals y = (load(x + r * pitch + g * kLanes) - means[r]) * factors[r];
+      store(out + r * out_pitch + g * kLanes, y * scale + offset);
+    }
+    gain += affine.gain_step, shift += affine.shift_step;
+  }
+  const Reals scale = load_first(gain, rest), offset = load_first(shift, rest);
+  for (int r = 0; r < 4; ++r) {
+    const Reals y = (load_first(x + r * pitch + end, rest) - means[r]) * factors[r];
+    store_first(out + r * out_pitch + end, rest, y * scale + offset);
+  }
+}
+
 template <int kGroups>
 void normalize_rows(const float* x, int64_t rows, int64_t n, int64_t pitch, const Affine& affine,
                     float eps, float* out, int64_t out_pitch) {
-  for (int64_t r = 0; r < rows; ++r)
+  int64_t r = 0;
+  if constexpr (kVectors == 1) {
+    for (; r + 4 <= rows; r += 4) {
+      normalize_four<kGroups>(x + r * pitch, n, pitch, affine, eps, out + r * out_pitch,
+                              out_pitch);
+    }
+  }
+  for (; r < rows; ++r)
     normalize_row<kGroups>(x + r * pitch, n, affine, eps, out + r * out_pitch);
 }
 
@@ -206,18 +293,35 @@ inline void gelu_tanh_row(const float* x, int64_t n, float* out) {
   map_reals<Gelu<Logistic>>(x, n, out);
 }
 
-// 1 / (2^t + 1); t stays below 127, where the power is no infinity.
+// 1 + e^-x; t stays below 127, where the power is no infinity.
+template <int kCount>
+inline void one_and_power(const Reals* x, Reals* sum) {
+  Reals t[kCount];
+  for (int c = 0; c < kCount; ++c) t[c] = min_of(all(126.0f), x[c] * all(-kLog2E));
+  for (int c = 0; c < kCount; ++c) t[c] = power_of_two(t[c]);
+  for (int c = 0; c < kCount; ++c) sum[c] = t[c] + all(1.0f);
+}
+
 struct Sigmoid {
   template <int kCount>
   static inline void apply(Reals* x) {
-    Reals t[kCount];
-    for (int c = 0; c < kCount; ++c) t[c] = min_of(all(126.0f), x[c] * all(-kLog2E));
-    for (int c = 0; c < kCount; ++c) t[c] = power_of_two(t[c]);
-    for (int c = 0; c < kCount; ++c) x[c] = all(1.0f) / (t[c] + all(1.0f));
+    Reals sum[kCount];
+    one_and_power<kCount>(x, sum);
+    for (int c = 0; c < kCount; ++c) x[c] = all(1.0f) / sum[c];
+  }
+};
+
+struct Silu {
+  template <int kCount>
+  static inline void apply(Reals* x) {
+    Reals sum[kCount];
+    one_and_power<kCount>(x, sum);
+    for (int c = 0; c < kCount; ++c) x[c] = max_of(all(-100.0f), x[c]) / sum[c];
   }
 };
 
 inline void sigmoid_row(const float* x, int64_t n, float* out) { map_reals<Sigmoid>(x, n, out); }
+inline void silu_row(const float* x, int64_t n, float* out) { map_reals<Silu>(x, n, out); }
 
 }  // namespace
 }  // namespace bc

@@ -7,6 +7,7 @@
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
+#include "scalar_bits.h"
 
 namespace bc {
 namespace {
@@ -18,6 +19,11 @@ inline void store_codes(uint8_t* to, Reals sum) {
   uint32_t words[kVector];
   memcpy(words, &sum, sizeof words);
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
+}
+
+inline Reals root(Reals x) {
+  for (int l = 0; l < kVector; ++l) x[l] = __builtin_sqrtf(x[l]);
+  return x;
 }
 
 inline Reals load_first(const float* x, int64_t n) {
@@ -82,7 +88,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// A word of 64 bits takes the time of a few products of 16 bits.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.channels >= 12 && extent.columns >= 4;
+  return bits ? kScalarBits : kWords;
+}
 
 }  // namespace
 
@@ -105,6 +115,7 @@ const Kernels kScalar = {
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

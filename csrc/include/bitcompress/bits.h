@@ -223,13 +223,13 @@ typedef struct bc_run {
   int64_t images, height, width;
   const void* x;
   int x_codes; /* 0: float32; 1: uint8 codes already cut by the layer's grid, channels last */
-  bc_order x_order;
+  int x_order; /* a bc_order */
   int64_t pitch; /* elements from pixel to pixel of x where channels are last, at least channels */
   const bc_step* head; /* on reals, channels last */
   int64_t head_count;
   const bc_step* tail;
   int64_t tail_count;
-  bc_order out_order;
+  int out_order; /* a bc_order */
   bc_sink sink; /* its pitch counts where channels are last; codes only so */
   int64_t shuffle; /* r above 1: channel k * r * r + i * r + j of pixel (y, x) goes to channel k of
                       pixel (y * r + i, x * r + j); reals, channels last. 0 and 1: none */
@@ -368,6 +368,9 @@ bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int thre
 /* out = 1 / (2^t + 1) with t = x * -1.4426950408889634f, at most 126; 2^t as bc_exp2 has it. The
  * absolute error is below 2e-7. */
 bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
+
+/* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
+bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
