@@ -44,9 +44,9 @@ const char* bc_status_text(bc_status status);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
-/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi" or "amx". The environment variable
- * BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an unknown name, is
- * passed over for the best there is. */
+/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi", "amx" or "neon". The
+ * environment variable BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an
+ * unknown name, is passed over for the best there is. */
 const char* bc_isa(void);
 /* Whether this CPU and this build have the level. */
 int bc_isa_available(const char* name);
