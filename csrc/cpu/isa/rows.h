@@ -29,7 +29,7 @@ inline Reals load(const float* x) {
   return reals;
 }
 
-inline Reals all(float value) { return Reals{} + value; }
+inline Reals all(float value) { return value - Reals{}; }  // keeps -0, and costs no addition
 
 // A parameter that is one number for the row, or one for each element.
 struct One {
