@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind fuzz test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -61,6 +61,22 @@ test-valgrind: test-cpp
 	    echo "==> $$program at level $$level" && BITCOMPRESS_ISA=$$level $(VALGRIND) $$program || exit 1; \
 	  done; \
 	done
+
+# Random calls of the C interface for SECONDS, by libFuzzer where clang is installed.
+SECONDS := 60
+fuzz: $(NATIVE)
+	if command -v clang++ >/dev/null; then \
+	  cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DBITCOMPRESS_PYTHON=OFF \
+	    -DBITCOMPRESS_TESTS=ON -DBITCOMPRESS_SANITIZE=ON -DBITCOMPRESS_FUZZER=ON && \
+	  cmake --build build/fuzz --target fuzz_shapes && mkdir -p build/fuzz/found && \
+	  build/fuzz/fuzz_shapes -max_total_time=$(SECONDS) -max_len=400 -len_control=0 \
+	    -artifact_prefix=build/fuzz/ build/fuzz/found tests/fuzz/corpus; \
+	else \
+	  cmake -S . -B build/sanitize -G Ninja -DBITCOMPRESS_PYTHON=OFF -DBITCOMPRESS_TESTS=ON \
+	    -DBITCOMPRESS_SANITIZE=ON && cmake --build build/sanitize --target fuzz_shapes && \
+	  build/sanitize/fuzz_shapes -seconds=$(SECONDS) tests/fuzz/corpus; \
+	fi
+	$(BIN)/python tests/fuzz/fuzz_reader.py --seconds $(SECONDS)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .

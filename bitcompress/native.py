@@ -7,6 +7,7 @@ BITCOMPRESS_NATIVE=off switches them off, which is how the definitions are teste
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -49,3 +50,15 @@ def takes(x: Tensor) -> bool:
         and type(x) in (Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
     )
+
+
+def element_by_element(x: Tensor, kernel: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """What a kernel from f32[n] to f32[n] makes of x, in the order of x in memory.
+
+    The kernel may be given the same memory twice. Returns: like x.
+    """
+    out = torch.empty_like(x)
+    source = x.detach() if x.stride() == out.stride() else out.copy_(x.detach())
+    flat = (x.numel(),), (1,)
+    kernel(source.as_strided(*flat), out.as_strided(*flat))
+    return out

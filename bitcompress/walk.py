@@ -293,12 +293,14 @@ def pack(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for layer in exact:
             layer.exact = True
+        student.on_codes = bool(layers)
         torch.manual_seed(0)  # a forward that draws random numbers draws the same ones twice
         simulated = compared(run_on_codes(student, args, kwargs))
         for layer in exact:
             layer.exact = False
         keep = frozenset(plan.site.name for plan in plans if plan.keep == "simulated")
         pack_layers(student, keep)
+        student.requires_grad_(False)  # codes have no gradients
         torch.manual_seed(0)
         packed = compared(run_on_codes(student, args, kwargs))
     return parity(simulated, packed, peak)

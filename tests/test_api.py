@@ -158,6 +158,13 @@ def test_a_saved_model_is_bit_equal(tiny: api.Result, tmp_path: Path) -> None:
     assert again.source == tiny.source
 
 
+def test_a_packed_model_gives_the_same_with_gradients_on(tiny: api.Result) -> None:
+    x = torch.rand(1, 3, 16, 16)
+    y = tiny.model(x)
+    with torch.no_grad():
+        assert not y.requires_grad and torch.equal(y, tiny.model(x))
+
+
 def test_a_folder_is_not_written_over_unasked(tiny: api.Result, tmp_path: Path) -> None:
     bitcompress.save(tiny, tmp_path / "out")
     with pytest.raises(OutputError, match="exists already"):

@@ -99,6 +99,7 @@ def assemble(content: Content, *, model: nn.Module | None, trust_arch: bool) -> 
         rewritten.replace_call(
             product.call, product.part, product.name, content.products[product.name]
         )
+    rewritten.on_codes = bool(content.layers or content.products)
     return rewritten.eval()
 
 

@@ -21,6 +21,8 @@ BUFFERS = {"16 KiB": 16 << 10, "512 KiB": 512 << 10, "8 MiB": 8 << 20, "128 MiB"
 """How much is read again and again: the first fits into the first cache, the last into none."""
 READ_BYTES = 32 << 20
 TRIES = 12
+WIDEST = {"lookup": 2, "lookup1": 1}
+"""Bits of a code that fit into the tables of a loop."""
 SMALL = 8
 """Widths of weights and activations that add up to at most this fit sums of 16 bits for a while."""
 
@@ -52,7 +54,7 @@ class Peaks:
                 continue
             if primitive == "popcount":
                 gops /= w * a  # a product of planes for each pair of bits
-            elif (primitive == "lookup" and max(w, a) > 2) or (
+            elif max(w, a) > WIDEST.get(primitive, 8) or (
                 primitive == "int8fast" and w + a > SMALL
             ):
                 continue

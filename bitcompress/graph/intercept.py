@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
 from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
+from bitcompress.graph.reals import REALS
 from bitcompress.graph.scope import KINDS, Scopes, track
 
 DEVICE = Tensor.device.__get__
@@ -54,6 +55,8 @@ class Rewritten(nn.Module):
         self.scopes = Scopes()
         self.fusions = Fusions()
         """What was fused in the last whole run, and what was not (graph/defer.py)."""
+        self.on_codes = False
+        """Whether what stands between layers is that of packed/ too (graph/reals.py)."""
         self._tracking = False
 
     def replace_call(self, call: Call, part: str, name: str, module: nn.Module) -> None:
@@ -72,7 +75,7 @@ class Rewritten(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original computes, on the replaced layers."""
-        if not self.calls:
+        if not self.calls and (not self.on_codes or torch.compiler.is_compiling()):
             return self.net(*args, **kwargs)
         outside = self.scopes.stack
         self.scopes.stack = []
@@ -162,6 +165,11 @@ class _Interceptor(TorchFunctionMode):
         kind = KINDS.get(func)
         kwargs = kwargs or {}
         if kind is None:
+            stand_in = REALS.get(func) if self.model.on_codes else None
+            if stand_in is not None:
+                y = stand_in(*args, **kwargs)
+                if y is not NotImplemented:
+                    return y
             if func == DEVICE and not isinstance(args[0], Deferred) and args[0].is_meta:
                 return self.model.device_of(args[0])
             if self.deferrals.pending:

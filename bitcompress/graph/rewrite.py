@@ -170,7 +170,9 @@ def quant_layers(model: Rewritten) -> dict[str, QuantLayer]:
 
 def pack_layers(model: Rewritten, keep_simulated: frozenset[str] = frozenset()) -> None:
     """Replace every layer on grids by its packed twin, except those named in `keep_simulated`."""
-    for name, layer in quant_layers(model).items():
+    layers = quant_layers(model)
+    model.on_codes = model.on_codes or bool(layers)
+    for name, layer in layers.items():
         if name in keep_simulated:
             continue
         packed = layer.pack()

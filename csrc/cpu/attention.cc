@@ -174,7 +174,8 @@ bc_status check(const bc_attention* a, int threads) {
 int64_t reach_of(const bc_attention& a, const int64_t* starts, int64_t row, const int32_t* table,
                  int64_t rows, int64_t columns, int64_t column) {
   constexpr int64_t kFar = int64_t{1} << 40;
-  if (a.batch * rows * columns == 0) return 0;
+  const int64_t size = volume({a.batch, rows, columns});
+  if (size <= 0) return size;
   if (row < -kFar || row > kFar || column < -kFar || column > kFar) return -1;
   if (rows > kFar / (std::abs(row) + 1) || columns > kFar / (std::abs(column) + 1)) return -1;
   const int64_t low = std::min<int64_t>(0, (columns - 1) * column);

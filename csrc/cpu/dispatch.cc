@@ -11,6 +11,7 @@
 #include <cpuid.h>
 
 #include "isa/amx.h"
+#include "isa/avx512vbmi.h"
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -44,37 +45,67 @@ unsigned saved_state() {
   return low;
 }
 
-bool has_avx2() {
+bool look_for_avx2() {
   const Registers one = leaf(1), seven = leaf(7);
   return (saved_state() & 0x6u) == 0x6u && bit(one.c, 28) && bit(seven.b, 5);
 }
 
-bool has_avx512vnni() {
+bool look_for_avx512vnni() {
   const Registers seven = leaf(7);
   const bool zmm = (saved_state() & 0xe6u) == 0xe6u;
   const bool f_bw_dq_vl =
       bit(seven.b, 16) && bit(seven.b, 30) && bit(seven.b, 17) && bit(seven.b, 31);
-  return has_avx2() && zmm && f_bw_dq_vl && bit(seven.c, 11);
+  return look_for_avx2() && zmm && f_bw_dq_vl && bit(seven.c, 11);
 }
 #endif
 
 #if defined(BITCOMPRESS_X86)
+bool look_for_avx512vbmi() {
+  const Registers seven = leaf(7);
+  return look_for_avx512vnni() && bit(seven.c, 1) && bit(seven.c, 14);  // VBMI, VPOPCNTDQ
+}
+
 // Linux gives the tile registers to a process that asks for them.
-bool has_amx() {
+bool look_for_amx() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   const Registers seven = leaf(7);
   const bool there = bit(seven.d, 24) && bit(seven.d, 25) && (saved_state() & 0x60000u) == 0x60000u;
-  static const bool allowed =
-      there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return has_avx512vnni() && allowed;
+  return look_for_avx512vnni() && there &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
 }
 
+// Asking takes long where a hypervisor answers: once is enough.
+template <bool (*kLook)()>
+bool has() {
+  static const bool found = kLook();
+  return found;
+}
+constexpr bool (*has_avx2)() = has<look_for_avx2>;
+constexpr bool (*has_avx512vnni)() = has<look_for_avx512vnni>;
+constexpr bool (*has_avx512vbmi)() = has<look_for_avx512vbmi>;
+constexpr bool (*has_amx)() = has<look_for_amx>;
+
 // avx512vnni with products of its own. The table is put together here, where no instruction of the
 // level can be in the way of a CPU that lacks it.
+const Kernels& avx512vbmi() {
+  static const Kernels table = [] {
+    Kernels k = kAvx512vnni;
+    k.name = "avx512vbmi";
+    k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
+      return vbmi_form_for(x_bits, w_bits, extent, *kAvx512vnni.codes);
+    };
+    return k;
+  }();
+  return table;
+}
+
+// The level that amx builds on: its products are faster where sums are short.
+const Kernels& below_amx() { return has_avx512vbmi() ? avx512vbmi() : kAvx512vnni; }
+
 const Kernels& amx() {
   static const Kernels table = [] {
     Kernels k = kAvx512vnni;
@@ -83,11 +114,11 @@ const Kernels& amx() {
     k.panel_bytes = amx_panel_bytes;
     k.pack_panel = amx_pack_panel;
     k.product = amx_product;
-    k.for_short_sums = &kAvx512vnni;
+    k.for_short_sums = &below_amx();
     k.codes = &kAmxBytes;
     k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
       if (extent.length() >= kShortSum) return kAmxBytes;
-      return kAvx512vnni.form_for(x_bits, w_bits, extent);
+      return below_amx().form_for(x_bits, w_bits, extent);
     };
     return k;
   }();
@@ -104,6 +135,7 @@ struct Level {
 constexpr Level kLevels[] = {
 #if defined(BITCOMPRESS_X86)
     {amx, has_amx},
+    {avx512vbmi, has_avx512vbmi},
     {[]() -> const Kernels& { return kAvx512vnni; }, has_avx512vnni},
     {[]() -> const Kernels& { return kAvx2; }, has_avx2},
 #endif

@@ -134,6 +134,17 @@ struct Kernels {
                        const double* centre, const double* mean, float* out);
   void (*exp2_row)(const float* x, int64_t n, float* out);
 
+  // Reals to reals; isa/reals.h. What each gives is in bits.h. out may be x.
+  // Layer norm of rows of n elements, `pitch` apart; gain and shift [n] may be null.
+  void (*layer_norm_rows)(const float* x, int64_t rows, int64_t n, int64_t pitch, const float* gain,
+                          const float* shift, float eps, float* out, int64_t out_pitch);
+  void (*layer_norm_row)(const float* x, int64_t n, const float* gain, const float* shift,
+                         float eps, float* out);
+  void (*gelu_row)(const float* x, int64_t n, float* out);
+  void (*gelu_tanh_row)(const float* x, int64_t n, float* out);
+  void (*sigmoid_row)(const float* x, int64_t n, float* out);
+  void (*silu_row)(const float* x, int64_t n, float* out);
+
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);
   // out[c][r] = x[r][c]

@@ -160,12 +160,12 @@ bc_status check(const bc_layer_spec* s) {
       !bits_ok(s->x_bits) || lacking_grids(&s->grids))
     return BC_BAD_ARGUMENT;
   bc_conv2d c = s->conv;
-  c.images = 1;
-  c.height = (c.kernel_h - 1) * c.dilation_h + 1;
-  c.width = (c.kernel_w - 1) * c.dilation_w + 1;
   for (const int64_t size : {c.kernel_h, c.kernel_w, c.dilation_h, c.dilation_w}) {
     if (size < 1 || size > (1 << 15)) return BC_BAD_SHAPE;
   }
+  c.images = 1;
+  c.height = (c.kernel_h - 1) * c.dilation_h + 1;
+  c.width = (c.kernel_w - 1) * c.dilation_w + 1;
   int64_t out_h = 0, out_w = 0;
   const bc_status status = check_sizes(&c, &out_h, &out_w);
   if (status != BC_OK) return status;
@@ -186,7 +186,7 @@ bool is_rows(const bc_conv2d& c, const bc_run& r) {
          r.shuffle <= 1;
 }
 
-bool known(bc_order order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
+bool known(int order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
 
 // Everything but the sizes of the picture, which c has with those of its output.
 bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out_w,

@@ -181,6 +181,7 @@ bc_status bc_pack_words(const uint8_t* codes, int64_t rows, int64_t channels, in
   const int64_t size = bc::volume({rows, channels});
   if (size < 0 || bc::volume({rows, words, 8}) < 0) return BC_BAD_SHAPE;
   if (bc::missing(size, {codes, out})) return BC_BAD_ARGUMENT;
+  if (size == 0) return BC_OK;
   if (!bc::all_fit(codes, size, bits)) return BC_BAD_CODE;
   return bc::guarded([&] {
     const int use = bc::worthwhile(threads, static_cast<double>(size) * bits);

@@ -18,11 +18,7 @@ constexpr Set kSets[] = {
 #if defined(BITCOMPRESS_X86)
     {kPeaksAvx2, [] { return bc_isa_available("avx2") != 0; }},
     {kPeaksAvx512vnni, [] { return bc_isa_available("avx512vnni") != 0; }},
-    {kPeaksAvx512vbmi,
-     [] {
-       return bc_isa_available("avx512vnni") != 0 && __builtin_cpu_supports("avx512vbmi") &&
-              __builtin_cpu_supports("avx512vpopcntdq");
-     }},
+    {kPeaksAvx512vbmi, [] { return bc_isa_available("avx512vbmi") != 0; }},
     {kPeaksAmx, [] { return bc_isa_available("amx") != 0; }},
 #endif
 };

@@ -115,6 +115,7 @@ void bind_attention(nb::module_& m);
 void bind_bound_attention(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_peak(nb::module_& m);
+void bind_reals(nb::module_& m);
 void bind_steps(nb::module_& m);
 
 }  // namespace host

@@ -259,7 +259,7 @@ void bit_conv2d(const In& x_words, const In& w_words, int64_t channels, const Ou
 
 std::vector<std::string> isa_levels() {
   std::vector<std::string> levels;
-  for (const char* name : {"scalar", "avx2", "avx512vnni", "amx"}) {
+  for (const char* name : {"scalar", "avx2", "avx512vnni", "avx512vbmi", "amx"}) {
     if (bc_isa_available(name)) levels.emplace_back(name);
   }
   return levels;
@@ -333,4 +333,5 @@ NB_MODULE(_native, m) {
   host::bind_steps(m);
   host::bind_layer(m);
   host::bind_peak(m);
+  host::bind_reals(m);
 }

@@ -187,6 +187,10 @@ void test_refusals() {
       {"nothing to do", status([](A& a) { a.batch = 0; }), BC_OK},
   };
   for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);
+  bc_attention endless = p.record(out);
+  endless.depth = INT64_MAX;
+  int64_t reach[4] = {};
+  expect(bc_attention_reach(&endless, reach) == BC_BAD_SHAPE, "an endless reach");
   p.as_term.matrices.column = 2;
   expect(out[0] == 7, "a refusal touches nothing");
   expect(bc_exp2(nullptr, 1, out) == BC_BAD_ARGUMENT && bc_exp2(out, -1, out) == BC_BAD_SHAPE,

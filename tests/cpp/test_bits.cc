@@ -422,6 +422,8 @@ void test_refusals() {
       {"code too large", bc_pack(&byte, 1, 2, &byte, 1, 1), BC_BAD_CODE},
       {"words of a large code", bc_pack_words(&byte, 1, 1, 2, &word, 1), BC_BAD_CODE},
       {"words of negative rows", bc_pack_words(&byte, -1, 1, 2, &word, 1), BC_BAD_SHAPE},
+      {"words of no channels", bc_pack_words(nullptr, int64_t{1} << 40, 0, 2, nullptr, 1),
+       BC_OK},
       {"negative view", bc_encode(&real, negative, &one, &real, 2, &byte, 1), BC_BAD_SHAPE},
       {"huge view", bc_minmax(&real, huge, &real, &one, 1), BC_BAD_SHAPE},
       {"no scale", bc_encode(&real, single, nullptr, &real, 2, &byte, 1), BC_BAD_ARGUMENT},

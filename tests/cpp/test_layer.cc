@@ -185,6 +185,9 @@ void test_refusals() {
       {"groups", status([](S& s) { s.conv.groups = 3; }), BC_BAD_SHAPE},
       {"kernel", status([](S& s) { s.conv.kernel_h = 0; }), BC_BAD_SHAPE},
       {"huge kernel", status([](S& s) { s.conv.kernel_h = INT64_MAX; }), BC_BAD_SHAPE},
+      {"an overflowing kernel", status([](S& s) {
+         s.conv.kernel_h = INT64_MIN, s.conv.dilation_h = 4;
+       }), BC_BAD_SHAPE},
       {"negative border", status([](S& s) { s.conv.pad_w = -1; }), BC_BAD_SHAPE},
       {"cut groups", status([](S& s) { s.cut_groups = 3; }), BC_BAD_SHAPE},
       {"weight groups", status([](S& s) { s.grids.w_groups = 2; }), BC_BAD_SHAPE},
@@ -240,7 +243,7 @@ void test_refusals() {
       {"huge pixels", with([](R& r) { r.pitch = INT64_MAX; }), BC_BAD_SHAPE},
       {"places that overlap", with([](R& r) { r.sink.pitch = 5; }), BC_BAD_SHAPE},
       {"negative places", with([](R& r) { r.sink.pitch = INT64_MIN; }), BC_BAD_SHAPE},
-      {"an unknown order", with([](R& r) { r.x_order = static_cast<bc_order>(3); }),
+      {"an unknown order", with([](R& r) { r.x_order = 3; }),
        BC_BAD_ARGUMENT},
       {"no tail", with([](R& r) { r.tail_count = 1; }), BC_BAD_ARGUMENT},
       {"a negative tail", with([](R& r) { r.tail_count = -1; }), BC_BAD_SHAPE},

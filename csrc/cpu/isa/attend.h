@@ -189,7 +189,7 @@ class Attention {
       if (kTerms > 0) x = x + load(one), one += one_step;
       if (kTerms > 1) x = x + load(two), two += two_step;
       store(to, x);
-      most = j == 0 ? x : larger_of(x, most);
+      most = j == 0 ? x : max_of(x, most);
     }
     return most;
   }
@@ -205,7 +205,7 @@ class Attention {
 
   Reals largest() const {
     Reals most = load(logits_);
-    for (int64_t j = 1; j < a_.keys; ++j) most = larger_of(load(logits_ + j * kVector), most);
+    for (int64_t j = 1; j < a_.keys; ++j) most = max_of(load(logits_ + j * kVector), most);
     return most;
   }
 

@@ -16,6 +16,13 @@ inline void store_codes(uint8_t* to, Reals sum) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(low));
 }
 
+inline Reals min_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(_mm512_min_ps(reals(a), reals(b)));
+}
+inline Reals max_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(_mm512_max_ps(reals(a), reals(b)));
+}
+
 inline Wide::Wide(Ints x) {
   low = reinterpret_cast<Half>(_mm512_cvtepi32_pd(_mm512_castsi512_si256(words(x))));
   high = reinterpret_cast<Half>(_mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(words(x), 1)));

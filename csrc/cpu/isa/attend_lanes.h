@@ -15,8 +15,6 @@ typedef int32_t HalfInts __attribute__((vector_size(2 * kVector)));
 typedef float HalfReals __attribute__((vector_size(2 * kVector)));
 typedef double Half __attribute__((vector_size(4 * kVector)));
 
-inline Reals larger_of(Reals here, Reals most) { return here > most ? here : most; }
-
 inline Ints bits_of(Reals x) {
   Ints bits;
   memcpy(&bits, &x, sizeof bits);
@@ -101,8 +99,7 @@ struct WeightCut {
   }
 
   Ints clamped(Reals z) const {
-    z = z > least ? z : least;
-    return bits_of(z < most ? z : most);
+    return bits_of(min_of(max_of(z, least), most));
   }
   // From the weight itself, as the definition has it.
   template <int kShift>
@@ -128,8 +125,7 @@ struct ChannelCut {
   static bool takes(float scale) { return scale > 1e-30f && scale < 1e30f; }
 
   Ints clamped(Reals z) const {
-    z = z > least ? z : least;
-    return bits_of(z < most ? z : most);
+    return bits_of(min_of(max_of(z, least), most));
   }
   Ints exactly(Reals u) const { return bits_of(clamp_real(u, all(top)) + 8388608.0f) << kShift; }
 };

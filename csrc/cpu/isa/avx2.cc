@@ -5,7 +5,9 @@
 #define BITCOMPRESS_VECTOR 8
 #include "rows.h"
 #include "softmax.h"
+#include "avx2_forms.h"
 #include "cut.h"
+#include "reals.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -56,6 +58,15 @@ struct Avx2 {
   }
 };
 
+inline Reals min_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Reals max_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+
 inline void store_codes(uint8_t* to, Reals sum) {
   const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                        0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -63,6 +74,23 @@ inline void store_codes(uint8_t* to, Reals sum) {
   const __m128i both =
       _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), both);
+}
+
+inline Reals root(Reals x) {
+  return reinterpret_cast<Reals>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+}
+
+inline __m256i first_words(int64_t n) {
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 8 ? n : 8)), place);
+}
+inline Reals load_first(const float* x, int64_t n) {
+  if (n >= kVector) return load(x);
+  return reinterpret_cast<Reals>(_mm256_maskload_ps(x, first_words(n)));
+}
+inline void store_first(float* to, int64_t n, Reals x) {
+  if (n >= kVector) return store(to, x);
+  _mm256_maskstore_ps(to, first_words(n), reinterpret_cast<__m256>(x));
 }
 
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
@@ -118,7 +146,23 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<Cut::panel_bytes, pack_panel, product, 2>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// What a form multiplies where columns and channels do not fill it, over its speed.
+double cost(const Extent& e, int64_t channels, int64_t columns, double speed) {
+  const auto filled = [](int64_t n, int64_t step) {
+    return static_cast<double>((n + step - 1) / step * step);
+  };
+  return filled(e.channels, channels) * filled(e.columns, columns) / speed;
+}
+
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const int bits = x_bits > w_bits ? x_bits : w_bits;
+  if (extent.length() < (bits > 2 ? 64 : 16)) return kWords;  // sums of 16 bits have to pay off
+  if (bits > 4) return bits > 6 ? kWords : kAvx2SixBits;
+  if (bits > 2) return kAvx2FourBits;
+  const double narrow = cost(extent, 1, 8, 1);
+  if (bits == 1 && cost(extent, 4, 32, 4) < narrow) return kAvx2Bits;
+  return cost(extent, 2, 32, 2) < narrow ? kAvx2Pairs : kAvx2FourBits;
+}
 
 }  // namespace
 
@@ -132,6 +176,12 @@ const Kernels kAvx2 = {
     &kAttendAvx2,
     read_centred,
     exp2_row,
+    layer_norm_rows,
+    layer_norm_row,
+    gelu_row,
+    gelu_tanh_row,
+    sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "reals.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -57,6 +58,15 @@ struct Vnni {
   }
 };
 
+inline Reals min_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm512_min_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline Reals max_of(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(
+      _mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+
 inline void store_codes(uint8_t* to, Reals sum) {
   const __m512i words = _mm512_castps_si512(reinterpret_cast<__m512>(sum));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(words));
@@ -102,6 +112,20 @@ inline void transpose(__m512i m[16]) {
     m[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
     m[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
+}
+
+inline Reals root(Reals x) {
+  return reinterpret_cast<Reals>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
+}
+
+inline __mmask16 first_words(int64_t n) {
+  return n >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << n) - 1);
+}
+inline Reals load_first(const float* x, int64_t n) {
+  return reinterpret_cast<Reals>(_mm512_maskz_loadu_ps(first_words(n), x));
+}
+inline void store_first(float* to, int64_t n, Reals x) {
+  _mm512_mask_storeu_ps(to, first_words(n), reinterpret_cast<__m512>(x));
 }
 
 inline void turn_block(const float* x, int64_t x_stride, float* out, int64_t out_stride) {
@@ -279,6 +303,12 @@ const Kernels kAvx512vnni = {
     &kAttendAvx512,
     read_centred,
     exp2_row,
+    layer_norm_rows,
+    layer_norm_row,
+    gelu_row,
+    gelu_tanh_row,
+    sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

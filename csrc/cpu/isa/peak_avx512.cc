@@ -6,26 +6,29 @@
 namespace bc {
 namespace {
 
-constexpr int kSums = 12;  // GCC unrolls loops of up to 16
+constexpr int kSums = 16;  // GCC keeps up to so many in registers
 
 double fma(int64_t rounds, const uint8_t*, int64_t) {
   __m512 sum[kSums] = {}, x = _mm512_set1_ps(1.0f), w = _mm512_set1_ps(0.999f);
   for (int64_t r = 0; r < rounds * kPeakSteps; ++r) {
-    for (int i = 0; i < kSums; ++i) sum[i] = _mm512_fmadd_ps(sum[i], w, x);
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) {
+      sum[i] = _mm512_fmadd_ps(sum[i], w, x);
+      BITCOMPRESS_OPAQUE(sum[i]);
+    }
   }
-  for (int i = 0; i < kSums; ++i) BITCOMPRESS_OPAQUE(sum[i]);
   return static_cast<double>(rounds) * kPeakSteps * kSums * 16;
 }
 
 double int8(int64_t rounds, const uint8_t*, int64_t) {
   __m512i sum[kSums] = {}, x = _mm512_set1_epi8(3), w = _mm512_set1_epi8(5);
   for (int64_t r = 0; r < rounds * kPeakSteps; ++r) {
+#pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) {
-      BITCOMPRESS_OPAQUE(x);
       sum[i] = _mm512_dpbusd_epi32(sum[i], x, w);
+      BITCOMPRESS_OPAQUE(sum[i]);
     }
   }
-  for (int i = 0; i < kSums; ++i) BITCOMPRESS_OPAQUE(sum[i]);
   return static_cast<double>(rounds) * kPeakSteps * kSums * 64;
 }
 
@@ -36,6 +39,7 @@ double popcount(int64_t rounds, const uint8_t*, int64_t) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512i sum[4] = {}, x = _mm512_set1_epi8(0x35), w = _mm512_set1_epi8(0x1c);
   for (int64_t r = 0; r < rounds * kPeakSteps; ++r) {
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
       BITCOMPRESS_OPAQUE(x);
       const __m512i differ = _mm512_xor_si512(x, w);
@@ -45,6 +49,7 @@ double popcount(int64_t rounds, const uint8_t*, int64_t) {
       sum[i] = _mm512_add_epi8(sum[i], _mm512_add_epi8(a, b));
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < 4; ++i) BITCOMPRESS_OPAQUE(sum[i]);
   return static_cast<double>(rounds) * kPeakSteps * 4 * 512;
 }
@@ -54,6 +59,7 @@ double read(int64_t rounds, const uint8_t* buffer, int64_t bytes) {
   __m512i sum[8] = {};
   for (int64_t r = 0; r < rounds; ++r) {
     for (int64_t at = 0; at < bytes; at += 512) {
+#pragma GCC unroll 16
       for (int i = 0; i < 8; ++i)
         sum[i] = _mm512_xor_si512(sum[i], _mm512_loadu_si512(buffer + at + 64 * i));
     }

@@ -29,7 +29,13 @@ inline Reals load(const float* x) {
   return reals;
 }
 
-inline Reals all(float value) { return value - Reals{}; }  // keeps -0, and costs no addition
+// Less 0, which changes no number: added, it would change -0.
+inline Reals all(float value) { return value - Reals{}; }
+
+// a < b ? a : b, and a > b ? a : b: the second where one is NaN. The including file has them, since
+// the compiler does not find the instruction.
+inline Reals min_of(Reals a, Reals b);
+inline Reals max_of(Reals a, Reals b);
 
 // A parameter that is one number for the row, or one for each element.
 struct One {
@@ -58,6 +64,8 @@ inline T clamp_real(T v, T top) {
   v = v > T{} ? v : T{};
   return v < top ? v : top;
 }
+
+inline Reals clamp_real(Reals v, Reals top) { return min_of(max_of(v, Reals{}), top); }
 
 // NaN -> NaN
 inline float clamp_nan(float v, float top) {

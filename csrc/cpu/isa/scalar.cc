@@ -3,16 +3,37 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "reals.h"
 #include "steps.h"
 #include "forms.h"
+#include "scalar_bits.h"
 
 namespace bc {
 namespace {
+
+inline Reals min_of(Reals a, Reals b) { return a < b ? a : b; }
+inline Reals max_of(Reals a, Reals b) { return a > b ? a : b; }
 
 inline void store_codes(uint8_t* to, Reals sum) {
   uint32_t words[kVector];
   memcpy(words, &sum, sizeof words);
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
+}
+
+inline Reals root(Reals x) {
+  for (int l = 0; l < kVector; ++l) x[l] = __builtin_sqrtf(x[l]);
+  return x;
+}
+
+inline Reals load_first(const float* x, int64_t n) {
+  if (n >= kVector) return load(x);
+  float first[kVector] = {};
+  for (int64_t i = 0; i < n; ++i) first[i] = x[i];
+  return load(first);
+}
+inline void store_first(float* to, int64_t n, Reals x) {
+  if (n >= kVector) return store(to, x);
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i];
 }
 
 inline void turn_block(const float* __restrict x, int64_t x_stride, float* __restrict out,
@@ -66,7 +87,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// A word of 64 bits takes the time of a few products of 16 bits.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.channels >= 12 && extent.columns >= 4;
+  return bits ? kScalarBits : kWords;
+}
 
 }  // namespace
 
@@ -80,6 +105,12 @@ const Kernels kScalar = {
     &kAttendScalar,
     read_centred,
     exp2_row,
+    layer_norm_rows,
+    layer_norm_row,
+    gelu_row,
+    gelu_tanh_row,
+    sigmoid_row,
+    silu_row,
     cut,
     turn,
     read_rows,

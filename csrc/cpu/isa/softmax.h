@@ -25,7 +25,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 
 // 2^t for t up to 0; below 2^-126 it stays there. NaN stays NaN.
 inline Reals power_of_two(Reals t) {
-  t = all(-126.0f) > t ? all(-126.0f) : t;
+  t = max_of(all(-126.0f), t);
   const Reals shifted = t + 12582912.0f;  // 1.5 * 2^23: the low bits are round(t)
   const Reals f = t - (shifted - 12582912.0f);
   Reals p = f * 0.001326472614891827f + 0.009671512991189957f;

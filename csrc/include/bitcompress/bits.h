@@ -44,7 +44,7 @@ const char* bc_status_text(bc_status status);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
-/* Name of the level in use: "scalar", "avx2", "avx512vnni" or "amx". The environment variable
+/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi" or "amx". The environment variable
  * BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an unknown name, is
  * passed over for the best there is. */
 const char* bc_isa(void);
@@ -223,13 +223,13 @@ typedef struct bc_run {
   int64_t images, height, width;
   const void* x;
   int x_codes; /* 0: float32; 1: uint8 codes already cut by the layer's grid, channels last */
-  bc_order x_order;
+  int x_order; /* a bc_order */
   int64_t pitch; /* elements from pixel to pixel of x where channels are last, at least channels */
   const bc_step* head; /* on reals, channels last */
   int64_t head_count;
   const bc_step* tail;
   int64_t tail_count;
-  bc_order out_order;
+  int out_order; /* a bc_order */
   bc_sink sink; /* its pitch counts where channels are last; codes only so */
   int64_t shuffle; /* r above 1: channel k * r * r + i * r + j of pixel (y, x) goes to channel k of
                       pixel (y * r + i, x * r + j); reals, channels last. 0 and 1: none */
@@ -347,6 +347,31 @@ bc_status bc_attention_reach(const bc_attention* attention, int64_t reach[4]);
  * polynomial of degree 5 in f by Horner's rule (its numbers are in csrc/cpu/isa/softmax.h), times
  * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
 bc_status bc_exp2(const float* x, int64_t n, float* out);
+
+/* ---- Reals between layers -------------------------------------------------------------------- */
+
+/* float32, one rounding an operation, the same bits at every level. NaN stays NaN (of what sign is
+ * not said). out may be x. */
+
+/* Layer norm of each row of n elements: mean = s(x) / n; d = x - mean; v = s(d * d) / n;
+ * out = (d * (1 / sqrt(v + eps))) * gain + shift, where s adds up as bc_attend's s does. gain and
+ * shift [n] may be null: not applied. Rows of x are `pitch` elements apart, rows of out
+ * `out_pitch`, both at least n. */
+bc_status bc_layer_norm(const float* x, int64_t rows, int64_t n, int64_t pitch, const float* gain,
+                        const float* shift, float eps, float* out, int64_t out_pitch, int threads);
+
+/* GELU: out = max(x, 0) - a * q with a = min(|x|, c), q = ((c - a) * S(a))^m by squaring, S a
+ * polynomial of degree 7 by Horner's rule. tanh_form 0: x times the normal distribution function,
+ * c = 5.6875, m = 4; else torch's approximation by tanh, c = 5.625, m = 8. The numbers of S are in
+ * csrc/cpu/isa/reals.h; the absolute error is below 5e-7 of either. */
+bc_status bc_gelu(const float* x, int64_t n, int tanh_form, float* out, int threads);
+
+/* out = 1 / (2^t + 1) with t = x * -1.4426950408889634f, at most 126; 2^t as bc_exp2 has it. The
+ * absolute error is below 2e-7. */
+bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
+
+/* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
+bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 

@@ -4,8 +4,9 @@
  *   fma       float32
  *   int8      codes of up to 8 bits, exact sums (vpdpbusd, tdpbusd, vpmaddwd, or what there is)
  *   int8fast  the same with sums in 16 bits, for small codes (vpmaddubsw)
- *   popcount  codes of 1 bit: xor, count, add
+ *   popcount  codes of 1 bit: and (or xor), count, add
  *   lookup    codes of 2 bits: several products by one byte shuffle out of a table
+ *   lookup1   the same for codes of 1 bit
  *   read      no product: bytes read from a buffer of the caller
  * A set is the part of the instruction set that the loop keeps to: scalar, avx2, avx512vnni,
  * avx512vbmi (with VPOPCNTDQ), amx. */

@@ -1,0 +1,74 @@
+"""Layer norm, GELU, sigmoid and SiLU of a model that runs on codes: those of packed/, not torch's.
+
+What stands between two layers on codes decides codes, so it must be the same bits wherever the
+model runs: layer by layer, fused into one pass, or simulated. Each function here takes what torch's
+takes and gives NotImplemented where torch's own is meant: training, tracing, another type or device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bitcompress import native
+from bitcompress.packed.gelu import TAILS, gelu
+from bitcompress.packed.layer import watched
+from bitcompress.packed.norm import layer_norm
+from bitcompress.packed.sigmoid import sigmoid, silu
+
+aten = torch.ops.aten
+
+
+def _plain(*tensors: Any) -> bool:
+    """Whether all of them are float32 numbers on the CPU that nobody follows."""
+    return all(native.takes(x) and not watched(x) for x in tensors)
+
+
+def _layer_norm(
+    input: Any,  # noqa: A002
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
+    affine = [part for part in (weight, bias) if part is not None]
+    if not _plain(input, *affine) or tuple(normalized_shape) != (input.shape[-1],):
+        return NotImplemented
+    return layer_norm(input, weight, bias, eps)
+
+
+def _gelu(input: Any, *, approximate: str = "none") -> Any:  # noqa: A002
+    return gelu(input, approximate) if _plain(input) and approximate in TAILS else NotImplemented
+
+
+def _sigmoid(input: Any, out: Any = None) -> Any:  # noqa: A002
+    return sigmoid(input) if _plain(input) and out is None else NotImplemented
+
+
+def _silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
+    return silu(input) if _plain(input) and not inplace else NotImplemented
+
+
+REALS: dict[Any, Callable[..., Any]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    aten.layer_norm: _layer_norm,
+    aten.layer_norm.default: _layer_norm,
+    F.gelu: _gelu,
+    aten.gelu: _gelu,
+    aten.gelu.default: _gelu,
+    torch.sigmoid: _sigmoid,
+    Tensor.sigmoid: _sigmoid,
+    torch.special.expit: _sigmoid,
+    aten.sigmoid: _sigmoid,
+    aten.sigmoid.default: _sigmoid,
+    F.silu: _silu,
+    aten.silu: _silu,
+    aten.silu.default: _silu,
+}
+"""Functions of torch, and what stands in for them."""

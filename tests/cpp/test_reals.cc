@@ -1,0 +1,133 @@
+// Layer norm, GELU and sigmoid against naive loops, at every instruction set of this CPU; bad
+// arguments give a status and touch nothing. The exit status is 1 if anything failed.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "bitcompress/bits.h"
+#include "levels.h"
+
+namespace {
+
+int g_checks = 0, g_failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  ++g_checks;
+  if (holds) return;
+  ++g_failures;
+  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
+}
+
+std::vector<float> reals(int64_t n, float low, float high) {
+  static uint64_t state = 88172645463325252ull;
+  std::vector<float> all(static_cast<size_t>(n));
+  for (float& real : all) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    real = low + (high - low) * static_cast<float>(state >> 40) * (1.0f / (1 << 24));
+  }
+  return all;
+}
+
+void test_layer_norm() {
+  const int64_t rows = 5;
+  for (const int64_t n : {1, 15, 16, 17, 60, 64, 127, 128, 129, 333}) {
+    for (const int64_t more : {0, 3}) {  // elements between rows, which nothing may touch
+      const int64_t pitch = n + more;
+      const std::vector<float> x = reals(rows * pitch, -2, 3), gain = reals(n, 0, 2),
+                               shift = reals(n, -1, 1);
+      std::vector<float> out(x.size(), 7.0f);
+      expect(bc_layer_norm(x.data(), rows, n, pitch, gain.data(), shift.data(), 1e-5f, out.data(),
+                           pitch, 2) == BC_OK,
+             "layer norm runs");
+      bool near = true, kept = true;
+      for (int64_t r = 0; r < rows; ++r) {
+        double mean = 0, variance = 0;
+        for (int64_t i = 0; i < n; ++i) mean += x[r * pitch + i] / static_cast<double>(n);
+        for (int64_t i = 0; i < n; ++i)
+          variance += std::pow(x[r * pitch + i] - mean, 2) / static_cast<double>(n);
+        for (int64_t i = 0; i < n; ++i) {
+          const double wanted =
+              (x[r * pitch + i] - mean) / std::sqrt(variance + 1e-5) * gain[i] + shift[i];
+          // One element alone: its distance from the mean is rounding, if anything.
+          near = near && std::fabs(out[r * pitch + i] - wanted) < 1e-5;
+        }
+        for (int64_t i = n; i < pitch; ++i) kept = kept && out[r * pitch + i] == 7.0f;
+      }
+      expect(near, "layer norm of " + std::to_string(n));
+      expect(kept, "layer norm touches its rows alone");
+    }
+  }
+}
+
+void test_maps() {
+  for (const int64_t n : {1, 15, 16, 63, 64, 65, 1000, 20000}) {
+    std::vector<float> x = reals(n, -9, 9), out(static_cast<size_t>(n) + 1, 7.0f);
+    const auto check = [&](const char* name, bc_status status, auto&& wanted) {
+      bool near = status == BC_OK;
+      for (int64_t i = 0; i < n; ++i)
+        near = near && std::fabs(out[static_cast<size_t>(i)] - wanted(x[static_cast<size_t>(i)])) < 6e-7;
+      expect(near && out[static_cast<size_t>(n)] == 7.0f, name + std::to_string(n));
+    };
+    check("gelu ", bc_gelu(x.data(), n, 0, out.data(), 2),
+          [](double v) { return 0.5 * v * std::erfc(-v * std::sqrt(0.5)); });
+    check("gelu by tanh ", bc_gelu(x.data(), n, 1, out.data(), 2), [](double v) {
+      return 0.5 * v * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (v + 0.044715 * v * v * v)));
+    });
+    check("sigmoid ", bc_sigmoid(x.data(), n, out.data(), 2),
+          [](double v) { return 1 / (1 + std::exp(-v)); });
+  }
+  const float huge = std::numeric_limits<float>::infinity();
+  const float x[] = {huge, -huge, std::numeric_limits<float>::quiet_NaN()};
+  float out[3];
+  for (const int form : {0, 1}) {
+    bc_gelu(x, 3, form, out, 1);
+    expect(out[0] == huge && out[1] == 0 && std::isnan(out[2]), "gelu at its ends");
+  }
+  bc_sigmoid(x, 3, out, 1);
+  expect(out[0] == 1 && out[1] < 1e-37f && std::isnan(out[2]), "sigmoid at its ends");
+}
+
+void test_refusals() {
+  const float x[8] = {};
+  float out[8] = {7};
+  const auto norm = [&](const float* from, int64_t rows, int64_t n, int64_t pitch, float* to,
+                        int64_t out_pitch, int threads) {
+    return bc_layer_norm(from, rows, n, pitch, nullptr, nullptr, 1e-5f, to, out_pitch, threads);
+  };
+  const int64_t most = std::numeric_limits<int64_t>::max() / 4;
+  expect(norm(x, -1, 4, 4, out, 4, 1) == BC_BAD_SHAPE, "negative rows");
+  expect(norm(x, 2, 4, 3, out, 4, 1) == BC_BAD_SHAPE, "rows of x overlap");
+  expect(norm(x, 2, 4, 4, out, 3, 1) == BC_BAD_SHAPE, "rows of out overlap");
+  expect(norm(x, most, most, most, out, most, 1) == BC_BAD_SHAPE, "more than there can be");
+  expect(norm(x, most, 1, most, out, 1, 1) == BC_BAD_SHAPE, "a pitch too large");
+  expect(norm(nullptr, 2, 4, 4, out, 4, 1) == BC_BAD_ARGUMENT, "no x");
+  expect(norm(x, 2, 4, 4, nullptr, 4, 1) == BC_BAD_ARGUMENT, "no out");
+  expect(norm(x, 2, 4, 4, out, 4, 0) == BC_BAD_ARGUMENT, "no thread");
+  expect(norm(nullptr, 0, 4, 4, nullptr, 4, 1) == BC_OK, "no rows");
+  expect(norm(nullptr, 4, 0, 0, nullptr, 0, 1) == BC_OK, "rows of nothing");
+  expect(bc_gelu(x, -1, 0, out, 1) == BC_BAD_SHAPE, "gelu: negative");
+  expect(bc_gelu(nullptr, 1, 0, out, 1) == BC_BAD_ARGUMENT, "gelu: no x");
+  expect(bc_sigmoid(x, 1, nullptr, 1) == BC_BAD_ARGUMENT, "sigmoid: no out");
+  expect(bc_sigmoid(x, 1, out, 0) == BC_BAD_ARGUMENT, "sigmoid: no thread");
+  expect(bc_gelu(nullptr, 0, 1, nullptr, 1) == BC_OK, "gelu of nothing");
+  expect(out[0] == 7, "a refusal touches nothing");
+}
+
+}  // namespace
+
+int main() {
+  test_refusals();
+  for (const std::string& level : levels()) {
+    bc_set_isa(level.c_str());
+    test_layer_norm();
+    test_maps();
+    std::printf("%-12s tested\n", level.c_str());
+  }
+  std::printf("%d checks, %d failures\n", g_checks, g_failures);
+  return g_failures == 0 ? 0 : 1;
+}
