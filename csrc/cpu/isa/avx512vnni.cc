@@ -7,6 +7,8 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
+#include "read512.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -311,7 +313,9 @@ const Kernels kAvx512vnni = {
     silu_row,
     cut,
     turn,
-    read_rows,
+    read_rows_512,
+    read_codes_512,
+    cut_rows_512,
     interleave,
     depthwise_row,
     &kBytes,

@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -114,6 +115,8 @@ const Kernels kScalar = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,
