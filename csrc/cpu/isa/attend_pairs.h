@@ -51,8 +51,8 @@ struct Pairs : PlainLanes {
   }
   // Codes of two rows, or none, side by side.
   static void interleave(const uint8_t* const* rows, int64_t n, uint32_t* out) {
-    for (int64_t c = 0; c < n; ++c) out[c] = rows[0][c];
-    if (rows[1] == nullptr) return;
+    for (int64_t c = 0; c < n; ++c) out[c] = rows[0] != nullptr ? rows[0][c] : 0;
+    if (rows[1] == nullptr) return;  // later rows than one that is missing are missing too
     for (int64_t c = 0; c < n; ++c) out[c] |= static_cast<uint32_t>(rows[1][c]) << 16;
   }
   // The words of kVector rows, turned.
