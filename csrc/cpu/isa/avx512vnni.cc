@@ -8,6 +8,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -313,6 +314,8 @@ const Kernels kAvx512vnni = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

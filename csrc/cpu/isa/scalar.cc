@@ -4,6 +4,7 @@
 #include "softmax.h"
 #include "cut.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 
@@ -110,6 +111,8 @@ const Kernels kScalar = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,
