@@ -54,7 +54,9 @@ class Peaks:
                 continue
             if primitive == "popcount":
                 gops /= w * a  # a product of planes for each pair of bits
-            elif max(w, a) > WIDEST.get(primitive, 8) or (primitive == "int8fast" and w + a > SMALL):
+            elif max(w, a) > WIDEST.get(primitive, 8) or (
+                primitive == "int8fast" and w + a > SMALL
+            ):
                 continue
             found.append((gops, f"{primitive}/{name}"))
         return found

@@ -59,9 +59,29 @@ struct Cutter {
   float top;
 };
 
-// How sums become reals, one number a column; see reading.h.
+// How rows of reals are cut into codes, parameters one a column. A code is found with factor (1 /
+// scale) and decided exactly where it lies more than `tie` from a whole number; a tie below 0 means
+// always. Then it is raised to `least` and lowered to `top`.
+struct RowCutter {
+  const float *scale, *offset, *factor;
+  const uint8_t *least, *top;
+  float tie;
+};
+
+// How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the
+// same without that term.
 struct Readout {
   const double *product, *row, *constant, *bias;
+  bool has_row = true, has_bias = true;
+};
+
+// How sums become codes: product, row and constant are those of the readout, bias included, in steps
+// of the output's grid; see code_grid.h for the tie.
+struct CodeReadout {
+  Readout exact;
+  RowCutter cutter;
+  const float *product, *row, *constant;
+  float tie;
 };
 
 // One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with
@@ -172,6 +192,13 @@ struct Kernels {
   void (*read_rows)(const Readout& readout, int64_t rows, int64_t n, const int32_t* sums,
                     int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                     float* out, int64_t out_stride);
+  // The codes of what read_rows gives.
+  void (*read_codes)(const CodeReadout& readout, int64_t rows, int64_t n, const int32_t* sums,
+                     int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                     uint8_t* out, int64_t out_stride);
+  // Rows of n reals to codes, column i by parameter i.
+  void (*cut_rows)(const RowCutter& cutter, int64_t rows, int64_t n, const float* x,
+                   int64_t x_stride, uint8_t* out, int64_t out_stride);
   // Depthwise convolution by four taps of a column at a time; null where `depthwise` serves.
   // out[4 i + j] = rows[j][i], 0 where the row is null.
   void (*interleave)(const uint8_t* const rows[4], int64_t n, uint8_t* out);

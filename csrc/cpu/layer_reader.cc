@@ -5,8 +5,13 @@
 
 namespace bc {
 
-LineReader::LineReader(const bc_layer& layer, const Picture& picture)
-    : layer_(layer), height_(picture.height) {
+LineReader::LineReader(const bc_layer& layer, const Picture& picture, const Landing& landing)
+    : layer_(layer),
+      landing_(landing),
+      height_(picture.height),
+      out_h_(picture.out_h),
+      out_w_(picture.out_w),
+      class_bytes_(Scratch::bytes<double>(layer.c.filters + (layer.c.filters + 2) / 2)) {
   const bc_conv2d& c = layer.c;
   for (int64_t ox = 0; ox < picture.out_w; ++ox) {
     const Range taps = inside(ox, picture.width, c.kernel_w, c.stride_w, c.pad_w, c.dilation_w);
@@ -37,40 +42,62 @@ void LineReader::set_constants(const Range& rows, const Range& columns, double* 
   }
 }
 
-void LineReader::read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-                      Range& rows, float* out, int64_t pitch) const {
+// The first class is that of all taps inside.
+void LineReader::prepare(uint8_t* memory) const {
+  *reinterpret_cast<Range*>(memory) = {-1, -1};
+  double* whole = reinterpret_cast<double*>(memory + Scratch::bytes<Range>(1));
+  const Reading& r = layer_.reading;
+  std::copy(r.constant.begin(), r.constant.end(), whole);
+  landing_.fold(whole, r.bias.data(), folded(whole));
+}
+
+void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, const Row& row,
+                      uint8_t* memory, float* scratch) const {
   const bc_conv2d& c = layer_.c;
   const Range here = inside(oy, height_, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h);
   const Range all_h{0, c.kernel_h}, all_w{0, c.kernel_w};
-  const int64_t each = group_filters(c);
-  if (!(here == rows)) {
-    double* at = constants;
-    for (const Class& place : classes_) {
-      if (!(here == all_h && place.taps == all_w)) set_constants(here, place.taps, at);
-      at += c.filters;
-    }
-    rows = here;
-  }
-  const double* of_class = constants;
+  Range& rows = *reinterpret_cast<Range*>(memory);
+  uint8_t* next = memory + Scratch::bytes<Range>(1);
+  double* whole = reinterpret_cast<double*>(next);
+  const bool anew = !(here == rows);
+  rows = here;
+  const int64_t line = (image * out_h_ + oy) * out_w_;
   for (const Class& place : classes_) {
-    const bool whole = here == all_h && place.taps == all_w;
-    const double* constant = whole ? layer_.reading.constant.data() : of_class;
-    of_class += c.filters;
-    const Reading& r = layer_.reading;
-    const int64_t first = place.first, count = place.last - first;
-    if (each == 1) {
-      for (int64_t ox = first; ox < place.last; ++ox) {
-        layer_.k.read_each(sums + ox * c.filters, c.filters, code_sums + ox * c.filters,
-                           r.product.data(), r.row.data(), constant, r.bias.data(),
-                           out + ox * pitch);
-      }
-      continue;
+    next += class_bytes_;
+    const bool inner = here == all_h && place.taps == all_w;
+    double* constants = inner ? whole : reinterpret_cast<double*>(next);
+    if (anew && !inner) {
+      set_constants(here, place.taps, constants);
+      landing_.fold(constants, layer_.reading.bias.data(), folded(constants));
     }
-    for (int64_t g = 0, o = 0; g < c.groups; ++g, o += each) {
-      const Readout readout{r.product.data() + o, r.row.data() + o, constant + o, r.bias.data() + o};
-      layer_.k.read_rows(readout, count, each, sums + first * c.filters + o, c.filters,
-                         code_sums + first * c.groups + g, c.groups, out + first * pitch + o, pitch);
+    const int64_t from = std::max(place.first, first), to = std::min(place.last, last);
+    if (from >= to) continue;
+    const Row part{row.sums + (from - first) * row.stride, row.stride,
+                   row.code_sums + (from - first) * row.code_stride, row.code_stride};
+    read_class(line + from, to - from, part, constants, folded(constants),
+               scratch + (from - first) * c.filters);
+  }
+  landing_.land(line + first, last - first, scratch);
+}
+
+void LineReader::read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
+                            const float* folded, float* scratch) const {
+  const bc_conv2d& c = layer_.c;
+  const int64_t each = group_filters(c);
+  if (layer_.depthwise()) {
+    float* out = landing_.place(pixel, scratch);
+    const Readout r = layer_.readout(0, constant);
+    for (int64_t i = 0; i < count; ++i) {
+      layer_.k.read_each(row.sums + i * row.stride, c.filters, row.code_sums + i * row.code_stride,
+                         r.product, r.row, r.constant, r.bias, out + i * landing_.pitch());
     }
+    return;
+  }
+  for (int64_t g = 0, o = 0; g < c.groups; ++g, o += each) {
+    landing_.read(layer_.readout(o, constant), folded,
+                  {pixel, count, o, each, row.sums + o, row.stride, row.code_sums + g,
+                   row.code_stride},
+                  scratch);
   }
 }
 

@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "avx2_forms.h"
 #include "cut.h"
+#include "read.h"
 #include "reals.h"
 #include "lengths.h"
 #include "steps.h"
@@ -156,10 +157,13 @@ double cost(const Extent& e, int64_t channels, int64_t columns, double speed) {
 }
 
 const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
-  if (x_bits > 2 || w_bits > 2) return kWords;
-  const double words = cost(extent, 1, 8, 1);
-  if (x_bits == 1 && w_bits == 1) return cost(extent, 4, 32, 8) < words ? kAvx2Bits : kWords;
-  return cost(extent, 2, 32, 4) < words ? kAvx2Pairs : kWords;
+  const int bits = x_bits > w_bits ? x_bits : w_bits;
+  if (extent.length() < (bits > 2 ? 64 : 16)) return kWords;  // sums of 16 bits have to pay off
+  if (bits > 4) return bits > 6 ? kWords : kAvx2SixBits;
+  if (bits > 2) return kAvx2FourBits;
+  const double narrow = cost(extent, 1, 8, 1);
+  if (bits == 1 && cost(extent, 4, 32, 4) < narrow) return kAvx2Bits;
+  return cost(extent, 2, 32, 2) < narrow ? kAvx2Pairs : kAvx2FourBits;
 }
 
 }  // namespace
@@ -189,6 +193,8 @@ const Kernels kAvx2 = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,

@@ -7,6 +7,8 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
+#include "read512.h"
 #include "reals.h"
 #include "lengths.h"
 #include "steps.h"
@@ -318,7 +320,9 @@ const Kernels kAvx512vnni = {
     unit_columns,
     cut,
     turn,
-    read_rows,
+    read_rows_512,
+    read_codes_512,
+    cut_rows_512,
     interleave,
     depthwise_row,
     &kBytes,

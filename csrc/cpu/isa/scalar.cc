@@ -3,10 +3,12 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
 #include "reals.h"
 #include "lengths.h"
 #include "steps.h"
 #include "forms.h"
+#include "scalar_bits.h"
 
 namespace bc {
 namespace {
@@ -87,7 +89,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kWords = words_form<panel_bytes, pack_panel, product, 1>();
 
-const Form& form_for(int, int, const Extent&) { return kWords; }
+// A word of 64 bits takes the time of a few products of 16 bits.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.channels >= 12 && extent.columns >= 4;
+  return bits ? kScalarBits : kWords;
+}
 
 }  // namespace
 
@@ -116,6 +122,8 @@ const Kernels kScalar = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,
