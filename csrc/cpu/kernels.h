@@ -180,6 +180,12 @@ struct Kernels {
   void (*gelu_tanh_row)(const float* x, int64_t n, float* out);
   void (*sigmoid_row)(const float* x, int64_t n, float* out);
   void (*silu_row)(const float* x, int64_t n, float* out);
+  // Rows [rows][n], or columns [rows][columns], divided by their length, at least `least`;
+  // isa/lengths.h.
+  void (*unit_rows)(const float* x, int64_t rows, int64_t n, int64_t pitch, float least, float* out,
+                    int64_t out_pitch);
+  void (*unit_columns)(const float* x, int64_t rows, int64_t columns, int64_t pitch, float least,
+                       float* out, int64_t out_pitch);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);

@@ -9,6 +9,7 @@
 #include "cut.h"
 #include "read.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -183,6 +184,8 @@ const Kernels kAvx2 = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

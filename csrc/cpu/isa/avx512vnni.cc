@@ -11,6 +11,7 @@
 #include "read512.h"
 #include "depthwise512.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -261,6 +262,8 @@ const Kernels kAvx512vnni = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows_512,

@@ -5,6 +5,7 @@
 #include "cut.h"
 #include "read.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "scalar_bits.h"
@@ -112,6 +113,8 @@ const Kernels kScalar = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

@@ -372,6 +372,13 @@ bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
 /* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
 bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
 
+/* Each row of `count` matrices [rows][columns], or each column of them, times
+ * 1 / max(sqrt(s(x * x)), least), where s adds up along the row or column as bc_attend's s does.
+ * Matrices of x lie x_next elements apart, their rows `pitch`; those of out likewise. */
+bc_status bc_unit(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
+                  int64_t pitch, int by_column, float least, float* out, int64_t out_next,
+                  int64_t out_pitch, int threads);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
