@@ -85,10 +85,10 @@ def resolve(
         chosen = chosen.set({"bits": bits}, "--bits")
     if seed is not None:
         chosen = chosen.set({"seed": seed}, "--seed")
-    if chosen.bits < 2:
+    if chosen.bits < 2 and chosen.calibration.search != "sign":
         raise UsageError(
-            "one bit needs binary blocks, not quantizers: use `bitcompress binarize`; "
-            "quantize takes 2 to 8 bits"
+            "one bit needs binary blocks, not quantizers: use `bitcompress binarize`; quantize "
+            "takes 2 to 8 bits, and --recipe sign shows what size and speed one bit would have"
         )
     return chosen
 

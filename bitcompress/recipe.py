@@ -19,7 +19,7 @@ from bitcompress.errors import RecipeError
 
 SCHEMA_VERSION = 1
 Bits = int | Literal["bits"]
-SearchName = Literal["minmax", "percentile", "mse", "dobi"]
+SearchName = Literal["minmax", "percentile", "mse", "dobi", "sign"]
 Role = Literal["head", "tail", "depthwise", "pointwise", "bottleneck", "qk", "av"]
 Kind = Literal["linear", "conv2d", "matmul"]
 

@@ -38,6 +38,7 @@ from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
 from bitcompress.parity import Parity, compared, parity, run_on_codes
 from bitcompress.plan import coverage, make_plans, nothing_packed, widen, widens
+from bitcompress.program import use_programs
 from bitcompress.quant.spec import Bounds
 from bitcompress.quant.uniform import UniformQuantizer
 from bitcompress.recipe import Recipe
@@ -303,4 +304,5 @@ def pack(
         student.requires_grad_(False)  # codes have no gradients
         torch.manual_seed(0)
         packed = compared(run_on_codes(student, args, kwargs))
+    use_programs(student)
     return parity(simulated, packed, peak)

@@ -28,6 +28,7 @@ ORDER = [
     "packed",
     "layers",
     "graph",
+    "program",
     "parity",
     "train",
     "calibrate",

@@ -22,6 +22,7 @@ from bitcompress.artifact.structure import (
 from bitcompress.errors import LoadError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.swap import inherit, stand_in
+from bitcompress.program import use_programs
 
 TENSORS = ("parameter", "buffer")
 ABSENT = {f"absent {kind}": kind for kind in TENSORS}
@@ -100,6 +101,7 @@ def assemble(content: Content, *, model: nn.Module | None, trust_arch: bool) -> 
             product.call, product.part, product.name, content.products[product.name]
         )
     rewritten.on_codes = bool(content.layers or content.products)
+    use_programs(rewritten)
     return rewritten.eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitcompress.calibrate.bounds import minmax, mse, percentile
+from bitcompress.calibrate.bounds import minmax, mse, percentile, sign
 from bitcompress.calibrate.dobi import dobi
 from bitcompress.calibrate.observe import BoundSearch, calibrate, set_weight_bounds
 
@@ -11,6 +11,7 @@ SEARCHES: dict[str, BoundSearch] = {
     "percentile": percentile,
     "mse": mse,
     "dobi": dobi,
+    "sign": sign,
 }
 
 __all__ = ["SEARCHES", "BoundSearch", "calibrate", "set_weight_bounds"]

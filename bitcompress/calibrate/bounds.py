@@ -1,4 +1,4 @@
-"""Plain bound searches: the extremes, a percentile, the least squared error."""
+"""Plain bound searches: the extremes, a percentile, the sign, the least squared error."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def percentile(
     tail = (1 - share) / 2
     lower, upper = atoms.quantile(tail), atoms.quantile(1 - tail)
     return Bounds(lower.float(), upper.float())
+
+
+def sign(atoms: Atoms, spec: QuantSpec, producer: str = "") -> Bounds:
+    """One bit: the side of the mean, at the mean distance from it.
+
+    The grid is c - a, c + a with c the mean and a the mean of |x - c|; of all a that is the one of
+    least squared error for x split at c in equal halves.
+    Source: XNOR-Net (Rastegari et al. 2016), equation 6, a = mean |w|; weights are not centred
+    there, activations are cut at 0. Deviation: both are cut at their mean, without which what
+    follows a ReLU would be one code throughout. Grids of more bits take the extremes.
+    """
+    if spec.bits > 1:
+        return minmax(atoms, spec, producer)
+    total = atoms.counts.sum(1)
+    centre = (atoms.counts * atoms.values).sum(1) / total
+    away = (atoms.counts * (atoms.values - centre[:, None]).abs()).sum(1) / total
+    return Bounds((centre - away).float(), (centre + away).float())
 
 
 def mse(atoms: Atoms, spec: QuantSpec, producer: str = "", *, rounds: int = 4) -> Bounds:

@@ -58,6 +58,8 @@ class Rewritten(nn.Module):
         self.on_codes = False
         """Whether what stands between layers is that of packed/ too (graph/reals.py)."""
         self._tracking = False
+        self.programs: Any = None
+        """What runs in place of the forward for sizes that came before (program/cache.py)."""
 
     def replace_call(self, call: Call, part: str, name: str, module: nn.Module) -> None:
         """Send a function call (or one `part` of it) to `module`."""
@@ -75,6 +77,12 @@ class Rewritten(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original computes, on the replaced layers."""
+        if self.programs is not None:
+            return self.programs.run(self.run_net, args, kwargs)
+        return self.run_net(*args, **kwargs)
+
+    def run_net(self, *args: Any, **kwargs: Any) -> Any:
+        """The user's own forward, step by step."""
         if not self.calls and (not self.on_codes or torch.compiler.is_compiling()):
             return self.net(*args, **kwargs)
         outside = self.scopes.stack

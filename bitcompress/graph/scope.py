@@ -203,3 +203,12 @@ def track(net: nn.Module, scopes: Scopes, guard: Guard) -> None:
             continue
         module.register_forward_pre_hook(_Enter(scopes, name, guard))
         module.register_forward_hook(_Leave(scopes, name), prepend=True, always_call=True)
+
+
+def foreign_hooks(module: nn.Module) -> int:
+    """How many forward hooks of others a module has."""
+    return sum(
+        not isinstance(hook, _Enter | _Leave)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for hook in hooks.values()
+    )

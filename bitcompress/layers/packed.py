@@ -12,6 +12,7 @@ from bitcompress.packed import ops
 from bitcompress.packed.attention import ProductGrids, Term, attend, multiply
 from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
 from bitcompress.packed.stored import PackedTensor, unpack
+from bitcompress.packed.tape import noted
 from bitcompress.quant.length import length_factor
 
 
@@ -85,7 +86,8 @@ class PackedLinear(_PackedWeight):
             if type(x) is Tensor and x.shape[-1] == self.weight_shape[1]:
                 layer = native_layer(self, x, self._weights)
                 if layer is not None:
-                    return run_linear(layer, x, self.weight_shape[0])
+                    outputs = self.weight_shape[0]
+                    return noted("linear", self, x, lambda: run_linear(layer, x, outputs))
         y: Tensor = ops.linear(
             x, self.codes, self.weight_shape, self.weight_scale, self.weight_offset, self.bias,
             self.input_scale, self.input_offset, self.stretch, self.shift, self.weight_bits,
@@ -131,7 +133,10 @@ class PackedConv2d(_PackedWeight):
             if fits and x.shape[1] == self.weight_shape[1] * g.groups:
                 layer = native_layer(self, x, self._weights)
                 if layer is not None:
-                    y = run_conv2d(layer, x, self.weight_shape, g.stride, g.padding, g.dilation)
+                    shape, picture = self.weight_shape, x
+                    y = noted("conv2d", self, x, lambda: run_conv2d(
+                        layer, picture, shape, g.stride, g.padding, g.dilation
+                    ))  # fmt: skip
                     return g.closed(y, given)
         y = ops.conv2d(
             x, self.codes, self.weight_shape,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from bitcompress.packed import definition, ops
 from bitcompress.packed.layer import watched
 from bitcompress.packed.rows import Rows, softmax_rows
 from bitcompress.packed.softmax import softmax
+from bitcompress.packed.tape import recorder
 
 
 class Term(NamedTuple):
@@ -50,6 +52,16 @@ class ProductGrids:
     per_row: bool = False
 
 
+@dataclass(frozen=True)
+class AttendSpec:
+    """An attention as one step of a recorded run, but for its tensors: q, k, v, those of terms."""
+
+    views: tuple[tuple[int, ...], ...]
+    multiplies: tuple[bool, ...]
+    qk: ProductGrids
+    av: ProductGrids
+
+
 Product = Callable[[Tensor, Tensor], Tensor]
 RowProduct = Callable[[Rows, Tensor], Tensor]
 
@@ -79,6 +91,13 @@ def attend(
     Shapes: q (..., M, K), k (..., K, N), v (..., N, V) float32, leading sizes equal.
     Returns: (..., M, V).
     """
+    found = recorder()
+    if found is not None:
+        recorded = AttendSpec(
+            tuple(t.view for t in terms), tuple(t.multiply for t in terms), qk, av
+        )
+        inputs = (q, k, v, *(term.tensor for term in terms))
+        return found.step("attend", recorded, inputs, lambda: attend(q, k, v, terms, qk, av))
     kernels = native.kernels() if all(map(native.takes, (q, k, v))) else None
     fits = definition.fits_int32
     if kernels is None or not (fits(*qk.bits, q.shape[-1]) and fits(*av.bits, k.shape[-1])):
@@ -100,6 +119,10 @@ def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
 
     Shapes: a (..., M, K), b (..., K, N), leading sizes equal. Returns: (..., M, N).
     """
+    found = recorder()
+    if found is not None:
+        how = partial(multiply, grids=grids)
+        return found.step("call", how, (a, b), lambda: how(a, b))
     length = a.shape[-1]
     plain = native.takes(a) and native.takes(b) and not (watched(a) or watched(b))
     kernels = native.kernels() if plain else None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bitcompress import native
 from bitcompress.packed import definition, ops
+from bitcompress.packed.tape import recorder
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,14 @@ def _version(t: Tensor) -> int:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether somebody follows the operators: gradients, a tracer, a dispatch mode, vmap."""
+    """Whether somebody follows the operators: gradients, a tracer, a dispatch mode, vmap.
+
+    A recorder of whole runs does not count: it is told (packed/tape.py).
+    """
     return (
         (x.requires_grad and torch.is_grad_enabled())
         or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_dispatch_stack() > (recorder() is not None)
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
 

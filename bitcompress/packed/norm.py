@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.packed.softmax import lane_sum
-from bitcompress.packed.tape import noted
+from bitcompress.packed.tape import recorder
 
 
 def define_layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
@@ -33,7 +33,12 @@ def layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float)
 
     Shapes: x (..., N) float32; gain, shift (N,). Returns: like x, contiguous.
     """
-    return noted("norm", (gain, shift, eps), x, lambda: _layer_norm(x, gain, shift, eps))
+    found = recorder()
+    if found is None:
+        return _layer_norm(x, gain, shift, eps)
+    affine = [part for part in (gain, shift) if part is not None]
+    target = gain is not None, shift is not None, eps
+    return found.step("norm", target, (x, *affine), lambda: _layer_norm(x, gain, shift, eps))
 
 
 def _layer_norm(x: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from bitcompress.errors import ShapeError, UsageError
+from bitcompress.packed.gelu import gelu
+from bitcompress.packed.norm import layer_norm
+from bitcompress.packed.sigmoid import sigmoid
 from bitcompress.quant.spec import round_codes
 
 NUMBERS = {
@@ -60,6 +63,11 @@ def _leaky(x: Tensor, step: Step) -> Tensor:
     return torch.where(x < 0, x * _number(step), x)
 
 
+def _norm(x: Tensor, step: Step) -> Tensor:
+    assert step.operand is None or isinstance(step.operand, Tensor)
+    return layer_norm(x, step.operand, step.shift, step.eps)
+
+
 def _number(step: Step) -> Tensor:
     """The operand as float32."""
     return torch.as_tensor(step.operand, dtype=torch.float32)
@@ -77,6 +85,10 @@ DEFINITIONS: dict[str, Callable[[Tensor, Step], Tensor]] = {
     "sub": lambda x, step: x - _number(step),
     "relu": lambda x, step: torch.where(x < 0, torch.zeros(()), x),
     "leaky": _leaky,
+    "gelu": lambda x, step: gelu(x),
+    "gelu_tanh": lambda x, step: gelu(x, "tanh"),
+    "sigmoid": lambda x, step: sigmoid(x),
+    "norm": _norm,
     "store": _store,
 }
 

@@ -59,9 +59,45 @@ struct Cutter {
   float top;
 };
 
-// How sums become reals, one number a column; see reading.h.
+// How rows of reals are cut into codes, parameters one a column. A code is found with factor (1 /
+// scale) and decided exactly where it lies more than `tie` from a whole number; a tie below 0 means
+// always. Then it is raised to `least` and lowered to `top`.
+struct RowCutter {
+  const float *scale, *offset, *factor;
+  const uint8_t *least, *top;
+  float tie;
+};
+
+// How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the
+// same without that term. each: row_sums[r * stride + c] belongs to column c alone.
 struct Readout {
   const double *product, *row, *constant, *bias;
+  bool has_row = true, has_bias = true, each = false;
+};
+
+// How sums become codes, in steps of the output's grid: (sum - centre) * product + (row_sum -
+// row_centre) * row + constant. Codes are decided exactly beyond tie - slope * |row_sum -
+// row_centre|, where each is set beyond tie. ../code_grid.h has why.
+struct CodeReadout {
+  Readout exact;
+  RowCutter cutter;
+  const float *product, *row, *constant;
+  const int32_t* centre;
+  int32_t row_centre;
+  float tie, slope;
+};
+
+// A row of a depthwise convolution from interleaved pixels: tap t of place p at x + offsets[t] + p *
+// step; w [taps][channels][4] holds codes, or codes - 128 where shifted. channels is a multiple of 16,
+// and the pitch of sums and code_sums [places][channels], 64-byte aligned; code_sums may be null.
+struct DepthwiseRow {
+  const uint8_t* x;
+  const int64_t* offsets;
+  int64_t taps, step;
+  const int8_t* w;
+  bool shifted;
+  int64_t places, channels;
+  int32_t *sums, *code_sums;
 };
 
 // One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with
@@ -166,15 +202,18 @@ struct Kernels {
   void (*read_rows)(const Readout& readout, int64_t rows, int64_t n, const int32_t* sums,
                     int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                     float* out, int64_t out_stride);
+  // The codes of what read_rows gives.
+  void (*read_codes)(const CodeReadout& readout, int64_t rows, int64_t n, const int32_t* sums,
+                     int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                     uint8_t* out, int64_t out_stride);
+  // Rows of n reals to codes, column i by parameter i.
+  void (*cut_rows)(const RowCutter& cutter, int64_t rows, int64_t n, const float* x,
+                   int64_t x_stride, uint8_t* out, int64_t out_stride);
   // Depthwise convolution by four taps of a column at a time; null where `depthwise` serves.
-  // out[4 i + j] = rows[j][i], 0 where the row is null.
+  // out[4 i + j] = rows[j][i], 0 where the row is null. Goes on to the next multiple of 64, what is
+  // read and written there being of no meaning; out is 64-byte aligned.
   void (*interleave)(const uint8_t* const rows[4], int64_t n, uint8_t* out);
-  // Sums of products (sums) and of codes (code_sums) at `places` places of `channels` channels.
-  // x: interleaved pixels, tap t of place p at x + offsets[t] + p * step; w: [taps][channels rounded
-  // up to 16][4], codes - 128.
-  void (*depthwise_row)(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
-                        const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
-                        int32_t* code_sums);
+  void (*depthwise_row)(const DepthwiseRow& row);
 
   // The form that code_bytes, step, panel_bytes, pack_panel and product are: for codes of any width.
   const Form* codes;

@@ -2,8 +2,59 @@
 
 namespace bc {
 
+Landing::Landing(const Kernels& k, const bc_run& run, int64_t out_h, int64_t out_w, int64_t filters)
+    : k_(k),
+      tail_{&k, run.tail, run.tail_count, filters},
+      sink_(run.sink),
+      turned_(run.out_order == BC_CHANNELS_FIRST),
+      shuffle_(run.shuffle > 1 ? run.shuffle : 1),
+      out_h_(out_h),
+      out_w_(out_w),
+      straight_(tail_.empty() && lies_as_rows()),
+      codes_straight_(codes() && (tail_.empty() || only_floor())) {}
+
+// A floor of 0 is a floor of codes, the cut being monotone.
+bool Landing::only_floor() const {
+  return tail_.count == 1 && tail_.steps[0].kind == BC_RELU;
+}
+
+void Landing::prepare(const Readout& readout, uint8_t* memory) {
+  if (!codes()) return;
+  grid_.emplace(sink_, tail_.channels, codes_straight_ && only_floor(), memory);
+  codes_straight_ = codes_straight_ && grid_->cutter().tie >= 0.0f;
+  if (codes_straight_) {
+    grid_->set(readout);
+  } else {
+    grid_.emplace(sink_, tail_.channels, false, memory);
+  }
+}
+
+Folded Landing::fold(const Readout& readout, const CodeGrid::Bounds& bounds,
+                     uint8_t* memory) const {
+  return codes_straight_ ? grid_->fold(readout, bounds, memory) : Folded{};
+}
+
+void Landing::read(const Readout& readout, const Folded& folded, const Sums& s,
+                   float* scratch) const {
+  if (!codes_straight_) {
+    k_.read_rows(readout, s.count, s.filters, s.sums, s.stride, s.row_sums, s.row_stride,
+                 place(s.first, scratch) + s.o, pitch());
+    return;
+  }
+  uint8_t* out = bytes_of(s.first) + s.o;
+  const CodeReadout codes = grid_->from(s.o, readout, folded);
+  if (codes.tie >= 0.0f) {
+    k_.read_codes(codes, s.count, s.filters, s.sums, s.stride, s.row_sums, s.row_stride, out,
+                  sink_.pitch);
+    return;
+  }
+  k_.read_rows(readout, s.count, s.filters, s.sums, s.stride, s.row_sums, s.row_stride,
+               scratch + s.o, tail_.channels);
+  k_.cut_rows(codes.cutter, s.count, s.filters, scratch + s.o, tail_.channels, out, sink_.pitch);
+}
+
 void Landing::land(int64_t first, int64_t count, float* scratch) const {
-  if (straight()) return;
+  if (straight_ || codes_straight_) return;
   const int64_t filters = tail_.channels;
   if (lies_as_rows() || sink_.out == nullptr) {
     float* to = sink_.out == nullptr ? nullptr : reals() + first * sink_.pitch;
@@ -11,9 +62,8 @@ void Landing::land(int64_t first, int64_t count, float* scratch) const {
     return;
   }
   tail_.run(first, count, scratch, filters, scratch, scratch, filters);
-  if (sink_.scale != nullptr) {
-    sink_codes(k_, sink_, count, filters, scratch, filters,
-               static_cast<uint8_t*>(sink_.out) + first * sink_.pitch, sink_.pitch);
+  if (codes()) {
+    k_.cut_rows(grid_->cutter(), count, filters, scratch, filters, bytes_of(first), sink_.pitch);
   } else if (turned_) {
     const int64_t plane = out_h_ * out_w_;
     k_.turn(scratch, count, filters, filters,

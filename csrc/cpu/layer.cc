@@ -1,4 +1,5 @@
-// Layers: weights made ready, and the rows of a linear. Convolutions are in layer_lines.cc.
+// Layers: weights made ready, and what a run is checked for. Rows of a linear are in layer_rows.cc,
+// convolutions in layer_lines.cc.
 #include "layer.h"
 
 #include <algorithm>
@@ -9,9 +10,10 @@
 
 namespace {
 
-// The parameters of the cut, repeated until they fill whole groups of 16.
-std::vector<float> repeated(const float* values, int64_t n) {
-  const int64_t period = std::lcm<int64_t, int64_t>(n, 16);
+// The parameters of the cut, repeated until they fill whole groups of 16, and at least a pixel.
+std::vector<float> repeated(const float* values, int64_t n, int64_t channels) {
+  const int64_t period = std::lcm<int64_t, int64_t>(n == 1 ? 1 : channels, 16) *
+                         (n == 1 ? (channels + 15) / 16 : 1);
   std::vector<float> all(static_cast<size_t>(period));
   for (int64_t i = 0; i < period; ++i) all[static_cast<size_t>(i)] = values[i % n];
   return all;
@@ -27,8 +29,8 @@ std::vector<float> inverses(const std::vector<float>& scale) {
   return factor;
 }
 
-// [columns of four taps][channels rounded up to 16][4], codes - 128; a missing tap is 0.
-std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
+// [columns of four taps][channels rounded up to 16][4], codes less `shift`; a missing tap is 0.
+std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w, int shift) {
   const int64_t wide = (c.channels + 15) / 16 * 16, groups = (c.kernel_h + 3) / 4;
   std::vector<int8_t> all(static_cast<size_t>(groups * c.kernel_w * wide * 4));
   for (int64_t channel = 0; channel < c.channels; ++channel) {
@@ -36,7 +38,7 @@ std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
       for (int64_t tx = 0; tx < c.kernel_w; ++tx) {
         const int64_t column = ty / 4 * c.kernel_w + tx;
         all[static_cast<size_t>((column * wide + channel) * 4 + ty % 4)] = static_cast<int8_t>(
-            w[(channel * c.kernel_h + ty) * c.kernel_w + tx] - 128);
+            w[(channel * c.kernel_h + ty) * c.kernel_w + tx] - shift);
       }
     }
   }
@@ -52,9 +54,11 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
                              bc::group_filters(spec.conv)})),
       c(spec.conv),
       bits(spec.x_bits),
-      scale(repeated(spec.cut_scale, spec.cut_groups)),
-      offset(repeated(spec.cut_offset, spec.cut_groups)),
+      scale(repeated(spec.cut_scale, spec.cut_groups, spec.conv.channels)),
+      offset(repeated(spec.cut_offset, spec.cut_groups, spec.conv.channels)),
       factor(inverses(scale)),
+      least(scale.size(), 0),
+      top(scale.size(), static_cast<uint8_t>(bc::top_code(bits))),
       left{spec.grids.a_scale[0], spec.grids.a_offset[0]},
       reading(c.filters, spec.grids.bias),
       tap_sums(static_cast<size_t>(c.filters * bc::taps(c))) {
@@ -69,10 +73,25 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
     const int64_t* sums = tap_sums.data() + o * all;
     reading.set(static_cast<size_t>(o), left, right.back(),
                 std::accumulate(sums, sums + all, int64_t{0}), all * each);
+    most_sums.push_back(static_cast<double>(bc::top_code(bits)) *
+                        static_cast<double>(std::accumulate(sums, sums + all, int64_t{0})));
   }
+  most_codes = static_cast<double>(bc::top_code(bits)) * static_cast<double>(all * each);
+  // Sums of products are never -0 where the product of the scales is above 0, so adding a 0 to them
+  // changes no bit.
+  const auto all_of = [](const std::vector<double>& values, auto&& holds) {
+    return std::all_of(values.begin(), values.end(), holds);
+  };
+  const auto zero = [](double value) { return value == 0.0; };
+  const bool plain = all_of(reading.product, [](double p) { return p > 0.0 && std::isfinite(p); });
+  has_row = !plain || !all_of(reading.row, zero);
+  has_bias = !plain || !all_of(reading.bias, zero);
+  // A column more costs nothing where the last vector has room.
+  ones = has_row && c.groups == 1 && c.filters % 16 != 0 && !depthwise();
   if (depthwise()) {
     if (k.depthwise_row != nullptr) {
-      by_column = by_columns(c, spec.w);
+      shifted_columns = spec.w_bits == 8;
+      by_column = by_columns(c, spec.w, shifted_columns ? 128 : 0);
       return;
     }
     for (int64_t t = 0; t < all; ++t) {
@@ -82,77 +101,30 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
   }
   const bool whole_rows = c.groups == 1 && c.dilation_w == 1;
   const int64_t segments = whole_rows ? c.kernel_h : all;
+  if (ones) {
+    std::vector<uint8_t> w(spec.w, spec.w + bc::weight_size(c));
+    w.resize(w.size() + static_cast<size_t>(all * each), 1);
+    panels.emplace_back(form, w.data(), columns(), segments, whole_rows ? c.kernel_w : 1, each);
+    return;
+  }
   for (int64_t g = 0; g < c.groups; ++g) {
     panels.emplace_back(form, spec.w + g * bc::group_filters(c) * all * each,
                         bc::group_filters(c), segments, whole_rows ? c.kernel_w : 1, each);
   }
 }
 
-namespace bc {
-
-void run_rows(const bc_layer& layer, const Picture& p, int threads) {
-  const Kernels& k = layer.k;
-  const int64_t channels = layer.c.channels, filters = layer.c.filters;
-  const int64_t rows = p.images * p.height * p.width, pitch = p.run.pitch;
-  const Steps head{&k, p.run.head, p.run.head_count, channels};
-  const Landing landing(k, p.run, p.out_h, p.out_w, filters);
-  const Form& form = layer.form;
-  const int64_t stride = form.pixel_bytes(channels);
-  const bool in_place = form.load == nullptr;
-  const int64_t fit = (int64_t{1} << 15) / std::max(channels, filters);
-  // Whole periods of the cut's parameters, whole tiles.
-  const int64_t step = std::lcm<int64_t, int64_t>(
-      24, static_cast<int64_t>(layer.scale.size()) / std::gcd<int64_t, int64_t>(
-              static_cast<int64_t>(layer.scale.size()), channels));
-  const int64_t block = std::max(step, std::min<int64_t>(480, fit) / step * step);
-  const int64_t code_bytes = Scratch::bytes<uint8_t>(block * channels + kPad);
-  const int64_t row_bytes = in_place ? 0 : Scratch::bytes<uint8_t>(block * stride + kPad);
-  const int64_t sum_bytes = Scratch::bytes<int32_t>(block * filters);
-  const int64_t row_sum_bytes = Scratch::bytes<int32_t>(block);
-  const double products = static_cast<double>(rows) * static_cast<double>(channels * filters);
-  const int use =
-      worthwhile(threads, products / 150 + 0.3 * static_cast<double>(rows * filters) +
-                              (head.cost() + landing.cost()) * static_cast<double>(rows));
-  const int64_t dense_bytes = Scratch::bytes<float>(block * std::max(channels, filters));
-  const int64_t each = code_bytes + row_bytes + sum_bytes + row_sum_bytes + dense_bytes;
-  Scratch scratch(each * use);
-  uint8_t* memory = scratch.part<uint8_t>(each * use);
-  const Cutter cutter = layer.cutter();
-  const Reading& r = layer.reading;
-  const Readout readout{r.product.data(), r.row.data(), r.constant.data(), r.bias.data()};
-  parallel_for((rows + block - 1) / block, use, [&](int64_t task, int slot) {
-    uint8_t* codes = memory + slot * each;
-    uint8_t* wide = codes + code_bytes;
-    int32_t* sums = reinterpret_cast<int32_t*>(wide + row_bytes);
-    int32_t* row_sums = reinterpret_cast<int32_t*>(wide + row_bytes + sum_bytes);
-    const int64_t first = task * block, count = std::min(block, rows - first);
-    float* dense = reinterpret_cast<float*>(wide + row_bytes + sum_bytes + row_sum_bytes);
-    if (p.run.x_codes != 0) {
-      const uint8_t* x = p.codes() + first * pitch;
-      for (int64_t i = 0; i < count; ++i)
-        std::copy_n(x + i * pitch, channels, codes + i * channels);
-    } else if (head.empty()) {
-      const float* x = p.reals() + first * pitch;
-      k.cut(close_up(x, count, channels, pitch, dense), count * channels, cutter, codes);
-    } else {
-      head.run(first, count, p.reals() + first * pitch, pitch, dense, dense, channels);
-      k.cut(dense, count * channels, cutter, codes);
-    }
-    k.sum_rows(codes, count, channels, row_sums);
-    const uint8_t* run = codes;
-    if (!in_place) {
-      form.load(codes, count, channels, wide);
-      run = wide;
-    }
-    const Panel& panel = layer.panels[0];
-    form.product({&run, 1, channels, stride, count, panel.data(), filters, panel.shifted(), sums,
-               filters});
-    k.read_rows(readout, count, filters, sums, filters, row_sums, 1, landing.place(first, dense),
-                landing.pitch());
-    landing.land(first, count, dense);
-  });
+void bc_layer::cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out,
+                   int64_t out_pitch) const {
+  constexpr int64_t kWide = 48;  // from here on rows fill their vectors well
+  if (pitch == c.channels && out_pitch == c.channels && c.channels < kWide)
+    return k.cut(x, rows * c.channels, cutter(), out);
+  const bool fast = !factor.empty();
+  const float tie = fast ? 0.5f - (bc::top_code(bits) + 1.0f) * 9.5367431640625e-7f : -1.0f;
+  k.cut_rows({scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie}, rows,
+             c.channels, x, pitch, out, out_pitch);
 }
 
+namespace bc {
 namespace {
 
 bc_status check(const bc_layer_spec* s) {
@@ -189,7 +161,7 @@ bool is_rows(const bc_conv2d& c, const bc_run& r) {
 bool known(int order) { return order == BC_CHANNELS_LAST || order == BC_CHANNELS_FIRST; }
 
 // Everything but the sizes of the picture, which c has with those of its output.
-bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out_w,
+bc_status check(const bc_conv2d& c, int64_t out_h, int64_t out_w,
                 const bc_run& r) {
   if (!known(r.x_order) || !known(r.out_order) || r.shuffle < 0) return BC_BAD_ARGUMENT;
   const bool last = r.x_order == BC_CHANNELS_LAST, out_last = r.out_order == BC_CHANNELS_LAST;
@@ -200,8 +172,8 @@ bc_status check(const Kernels& k, const bc_conv2d& c, int64_t out_h, int64_t out
     return BC_BAD_SHAPE;
   const int64_t pixels = c.images * out_h * out_w;
   bc_status status =
-      check_steps(k, r.head, r.head_count, c.images * c.height * c.width, c.channels);
-  if (status == BC_OK) status = check_steps(k, r.tail, r.tail_count, pixels, c.filters);
+      check_steps(r.head, r.head_count, c.images * c.height * c.width, c.channels);
+  if (status == BC_OK) status = check_steps(r.tail, r.tail_count, pixels, c.filters);
   if (status == BC_OK) status = check_sink(r.sink, c.filters);
   if (status != BC_OK) return status;
   const bool shuffled = r.shuffle > 1;
@@ -252,7 +224,7 @@ bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads) {
   c.images = run->images, c.height = run->height, c.width = run->width;
   int64_t out_h = 0, out_w = 0;
   bc_status status = bc::check_sizes(&c, &out_h, &out_w);
-  if (status == BC_OK) status = bc::check(layer->k, c, out_h, out_w, *run);
+  if (status == BC_OK) status = bc::check(c, out_h, out_w, *run);
   if (status != BC_OK) return status;
   if (c.images * out_h * out_w == 0) return BC_OK;
   if (bc::input_size(c) == 0) return BC_EMPTY;

@@ -29,18 +29,38 @@ struct bc_layer {
             static_cast<int64_t>(scale.size()), bc::top_code(bits)};
   }
 
+  // Rows of the reals that it takes to codes.
+  void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out, int64_t out_pitch) const;
+  // Of filters from o on, with the constants of some place.
+  bc::Readout readout(int64_t o, const double* constant) const {
+    return {reading.product.data() + o, reading.row.data() + o, constant + o,
+            reading.bias.data() + o, has_row, has_bias, depthwise()};
+  }
+  // Columns of a panel: the filters of a group, and where `ones` a last one that adds up the codes.
+  int64_t columns() const { return c.filters / c.groups + (ones ? 1 : 0); }
+  // Elements from one row of sums to the next, whole vectors.
+  int64_t sums_stride() const {
+    return ones ? (columns() + 15) / 16 * 16 : c.filters;
+  }
+
   const bc::Kernels& k;
   const bc::Form& form;  // not looked at where depthwise
   bc_conv2d c;  // without a picture
   int bits;
-  std::vector<float> scale, offset, factor;  // of the cut, a whole number of vectors
+  std::vector<float> scale, offset, factor;  // of the cut, a whole number of vectors and of pixels
+  std::vector<uint8_t> least, top;           // likewise, codes
   bc::Grid left;
   std::vector<bc::Grid> right;    // [filters]
   bc::Reading reading;            // its constants are those of a place with all taps inside
   std::vector<int64_t> tap_sums;  // [filters][taps]
+  std::vector<double> most_sums;  // [filters]: no sum of products is larger
+  double most_codes;              // no sum of codes is larger
+  bool has_row, has_bias;         // see Readout
+  bool ones;
   std::vector<bc::Panel> panels;  // [groups], not where depthwise
   std::vector<int32_t> by_tap;    // depthwise: [taps][channels]
   std::vector<int8_t> by_column;  // depthwise by columns of four taps
+  bool shifted_columns = false;   // they are codes - 128
 };
 
 namespace bc {
@@ -68,37 +88,61 @@ const T* close_up(const T* x, int64_t pixels, int64_t channels, int64_t pitch, T
 // Any convolution, by lines of the picture.
 void run_lines(const bc_layer& layer, const Picture& picture, int threads);
 
-// Reads rows of sums as reals; the border has other constants than the inside (see conv_reader.h).
+// Reads rows of sums to where they land; the border has other constants than the inside (see
+// conv_reader.h).
 class LineReader {
  public:
-  LineReader(const bc_layer& layer, const Picture& picture);
+  LineReader(const bc_layer& layer, const Picture& picture, const Landing& landing);
 
-  // Doubles of scratch for each thread.
-  int64_t constants() const { return static_cast<int64_t>(classes_.size()) * layer_.c.filters; }
+  // Bytes of scratch for each thread.
+  int64_t bytes() const {
+    return (static_cast<int64_t>(classes_.size()) + 1) * class_bytes_ +
+           Scratch::bytes<Range>(1) + Scratch::bytes<Folded>(static_cast<int64_t>(classes_.size()) + 1);
+  }
+  void prepare(uint8_t* memory) const;
 
+  // Sums of places, `stride` from one to the next, and of their codes.
+  struct Row {
+    const int32_t* sums;
+    int64_t stride;
+    const int32_t* code_sums;
+    int64_t code_stride;
+  };
+  // Places [first, last) of row oy, by way of scratch [last - first][filters]. `memory` was
+  // prepared, and holds constants that are made anew where row oy has others.
+  void read(int64_t image, int64_t oy, int64_t first, int64_t last, const Row& row,
+            uint8_t* memory, float* scratch) const;
+
+ private:
   // Taps [first, last) of one axis that lie inside.
   struct Range {
     int64_t first, last;
     bool operator==(const Range& other) const { return first == other.first && last == other.last; }
   };
-
-  // Sums [out_w][filters] and code sums [out_w][groups] of row oy to reals, `pitch`
-  // from place to place.
-  // `constants` are those of the taps in `rows`, and made anew where row oy has others.
-  void read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-            Range& rows, float* out, int64_t pitch) const;
-
- private:
   struct Class {
     Range taps;
     int64_t first, last;  // places
   };
   static Range inside(int64_t place, int64_t size, int64_t kernel, int64_t stride, int64_t pad,
                       int64_t dilation);
-  void set_constants(const Range& rows, const Range& columns, double* constants) const;
+  // What a thread keeps of each class, the last being that of all taps inside.
+  struct Kept {
+    Range* rows;  // whose constants they are
+    Folded* folded;
+    uint8_t* constants;
+  };
+  Kept kept(uint8_t* memory) const;
+  double* constants(const Kept& kept, size_t i) const {
+    return reinterpret_cast<double*>(kept.constants + static_cast<int64_t>(i) * class_bytes_);
+  }
+  void set_constants(const Range& rows, const Range& columns, const Kept& kept, size_t i) const;
+  void fold(const Kept& kept, size_t i, double codes) const;
+  void read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
+                  const Folded& folded, float* scratch) const;
 
   const bc_layer& layer_;
-  int64_t height_;
+  const Landing& landing_;
+  int64_t height_, out_h_, out_w_, class_bytes_;
   std::vector<Class> classes_;
 };
 

@@ -5,8 +5,13 @@
 
 namespace bc {
 
-LineReader::LineReader(const bc_layer& layer, const Picture& picture)
-    : layer_(layer), height_(picture.height) {
+LineReader::LineReader(const bc_layer& layer, const Picture& picture, const Landing& landing)
+    : layer_(layer),
+      landing_(landing),
+      height_(picture.height),
+      out_h_(picture.out_h),
+      out_w_(picture.out_w),
+      class_bytes_(Scratch::bytes<double>(layer.c.filters) + landing.folded_bytes()) {
   const bc_conv2d& c = layer.c;
   for (int64_t ox = 0; ox < picture.out_w; ++ox) {
     const Range taps = inside(ox, picture.width, c.kernel_w, c.stride_w, c.pad_w, c.dilation_w);
@@ -23,54 +28,85 @@ LineReader::Range LineReader::inside(int64_t place, int64_t size, int64_t kernel
   return {std::min(first, kernel), std::max(std::min(first, kernel), std::min(last, kernel))};
 }
 
-void LineReader::set_constants(const Range& rows, const Range& columns, double* constants) const {
+LineReader::Kept LineReader::kept(uint8_t* memory) const {
+  Parts parts(memory);
+  const int64_t all = static_cast<int64_t>(classes_.size()) + 1;
+  Kept k{};
+  k.rows = parts.part<Range>(1);
+  k.folded = parts.part<Folded>(all);
+  k.constants = parts.part<uint8_t>(all * class_bytes_);
+  return k;
+}
+
+// codes: how many codes a sum has.
+void LineReader::fold(const Kept& k, size_t i, double codes) const {
+  double* constant = constants(k, i);
+  uint8_t* memory = reinterpret_cast<uint8_t*>(constant) +
+                    Scratch::bytes<double>(layer_.c.filters);
+  k.folded[i] = landing_.fold(
+      layer_.readout(0, constant),
+      {layer_.most_sums.data(), static_cast<double>(top_code(layer_.bits)) * codes}, memory);
+}
+
+void LineReader::set_constants(const Range& rows, const Range& columns, const Kept& k,
+                               size_t i) const {
   const bc_conv2d& c = layer_.c;
   const int64_t terms =
       (rows.last - rows.first) * (columns.last - columns.first) * group_channels(c);
+  double* constant = constants(k, i);
   for (int64_t o = 0; o < c.filters; ++o) {
     const int64_t* of_filter = layer_.tap_sums.data() + o * taps(c);
     int64_t sum = 0;
     for (int64_t ty = rows.first; ty < rows.last; ++ty) {
       for (int64_t tx = columns.first; tx < columns.last; ++tx) sum += of_filter[ty * c.kernel_w + tx];
     }
-    constants[o] = Reading::constant_of(layer_.left, layer_.right[static_cast<size_t>(o)], sum, terms);
+    constant[o] = Reading::constant_of(layer_.left, layer_.right[static_cast<size_t>(o)], sum, terms);
   }
+  fold(k, i, static_cast<double>(terms));
 }
 
-void LineReader::read(int64_t oy, const int32_t* sums, const int32_t* code_sums, double* constants,
-                      Range& rows, float* out, int64_t pitch) const {
+void LineReader::prepare(uint8_t* memory) const {
+  const Kept k = kept(memory);
+  *k.rows = {-1, -1};
+  const std::vector<double>& constant = layer_.reading.constant;
+  std::copy(constant.begin(), constant.end(), constants(k, classes_.size()));
+  fold(k, classes_.size(), static_cast<double>(taps(layer_.c) * group_channels(layer_.c)));
+}
+
+void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, const Row& row,
+                      uint8_t* memory, float* scratch) const {
   const bc_conv2d& c = layer_.c;
   const Range here = inside(oy, height_, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h);
   const Range all_h{0, c.kernel_h}, all_w{0, c.kernel_w};
-  const int64_t each = group_filters(c);
-  if (!(here == rows)) {
-    double* at = constants;
-    for (const Class& place : classes_) {
-      if (!(here == all_h && place.taps == all_w)) set_constants(here, place.taps, at);
-      at += c.filters;
-    }
-    rows = here;
+  const Kept k = kept(memory);
+  const bool anew = !(here == *k.rows);
+  *k.rows = here;
+  const int64_t line = (image * out_h_ + oy) * out_w_;
+  for (size_t i = 0; i < classes_.size(); ++i) {
+    const Class& place = classes_[i];
+    const bool inner = here == all_h && place.taps == all_w;
+    if (anew && !inner) set_constants(here, place.taps, k, i);
+    const int64_t from = std::max(place.first, first), to = std::min(place.last, last);
+    if (from >= to) continue;
+    const Row part{row.sums + (from - first) * row.stride, row.stride,
+                   row.code_sums + (from - first) * row.code_stride, row.code_stride};
+    const size_t at = inner ? classes_.size() : i;
+    read_class(line + from, to - from, part, constants(k, at), k.folded[at],
+               scratch + (from - first) * c.filters);
   }
-  const double* of_class = constants;
-  for (const Class& place : classes_) {
-    const bool whole = here == all_h && place.taps == all_w;
-    const double* constant = whole ? layer_.reading.constant.data() : of_class;
-    of_class += c.filters;
-    const Reading& r = layer_.reading;
-    const int64_t first = place.first, count = place.last - first;
-    if (each == 1) {
-      for (int64_t ox = first; ox < place.last; ++ox) {
-        layer_.k.read_each(sums + ox * c.filters, c.filters, code_sums + ox * c.filters,
-                           r.product.data(), r.row.data(), constant, r.bias.data(),
-                           out + ox * pitch);
-      }
-      continue;
-    }
-    for (int64_t g = 0, o = 0; g < c.groups; ++g, o += each) {
-      const Readout readout{r.product.data() + o, r.row.data() + o, constant + o, r.bias.data() + o};
-      layer_.k.read_rows(readout, count, each, sums + first * c.filters + o, c.filters,
-                         code_sums + first * c.groups + g, c.groups, out + first * pitch + o, pitch);
-    }
+  landing_.land(line + first, last - first, scratch);
+}
+
+void LineReader::read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
+                            const Folded& folded, float* scratch) const {
+  const bc_conv2d& c = layer_.c;
+  const bool whole = layer_.depthwise();  // its code sums are those of elements
+  const int64_t groups = whole ? 1 : c.groups, each = c.filters / groups;
+  for (int64_t g = 0, o = 0; g < groups; ++g, o += each) {
+    landing_.read(layer_.readout(o, constant), folded,
+                  {pixel, count, o, each, row.sums + o, row.stride, row.code_sums + g,
+                   row.code_stride},
+                  scratch);
   }
 }
 

@@ -34,4 +34,22 @@ class Scratch {
   uint8_t* next_;
 };
 
+// A piece of memory in parts: handed out from `start`, or only counted where it is null.
+class Parts {
+ public:
+  explicit Parts(uint8_t* start) : start_(start) {}
+
+  template <class T>
+  T* part(int64_t count) {
+    uint8_t* at = start_ == nullptr ? nullptr : start_ + bytes_;
+    bytes_ += Scratch::bytes<T>(count);
+    return reinterpret_cast<T*>(at);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* start_;
+  int64_t bytes_ = 0;
+};
+
 }  // namespace bc

@@ -2,7 +2,9 @@
 #include "steps.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "code_grid.h"
 #include "geometry.h"
 #include "scratch.h"
 #include "threads.h"
@@ -15,8 +17,6 @@ bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_GELU_TANH; }
 bool has_operand(int32_t kind) {
   return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY;
 }
-
-bool by_kernel(int32_t kind) { return has_operand(kind) || kind == BC_RELU; }
 
 bool in_reach(int64_t rows, int64_t channels, int64_t row, int64_t column) {
   if (row < 0 || row > kMostSize || column < 0 || column > kMostSize) return false;
@@ -33,19 +33,36 @@ void copy_rows(int64_t rows, int64_t n, const float* x, int64_t pitch, float* ou
   for (int64_t r = 0; r < rows; ++r) std::copy_n(x + r * pitch, n, out + r * out_pitch);
 }
 
+// Of the functions of one element.
+void elementwise(void (*f)(const float* x, int64_t n, float* out), int64_t rows, int64_t n,
+                 const float* x, int64_t pitch, float* out, int64_t out_pitch) {
+  if (pitch == n && out_pitch == n) return f(x, rows * n, out);
+  for (int64_t r = 0; r < rows; ++r) f(x + r * pitch, n, out + r * out_pitch);
+}
+
 void one(const Kernels& k, const bc_step& s, int64_t first, int64_t rows, int64_t n, const float* x,
          int64_t pitch, float* out, int64_t out_pitch) {
+  switch (s.kind) {
+    case BC_NORM:
+      return k.layer_norm_rows(x, rows, n, pitch, s.data, s.shift, s.value, out, out_pitch);
+    case BC_GELU:
+      return elementwise(k.gelu_row, rows, n, x, pitch, out, out_pitch);
+    case BC_GELU_TANH:
+      return elementwise(k.gelu_tanh_row, rows, n, x, pitch, out, out_pitch);
+    case BC_SIGMOID:
+      return elementwise(k.sigmoid_row, rows, n, x, pitch, out, out_pitch);
+    default:
+      break;
+  }
   const float* data = s.data == nullptr ? nullptr : s.data + first * s.row;
   k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch});
 }
 
 }  // namespace
 
-bc_status check_steps(const Kernels& k, const bc_step* steps, int64_t count, int64_t rows,
-                      int64_t channels) {
+bc_status check_steps(const bc_step* steps, int64_t count, int64_t rows, int64_t channels) {
   if (count < 0 || count > kMostSize) return BC_BAD_SHAPE;
   if (count > 0 && steps == nullptr) return BC_BAD_ARGUMENT;
-  (void)k;
   for (int64_t i = 0; i < count; ++i) {
     const bc_step& s = steps[i];
     if (!known(s.kind)) return BC_BAD_ARGUMENT;
@@ -55,8 +72,6 @@ bc_status check_steps(const Kernels& k, const bc_step* steps, int64_t count, int
     if (s.kind == BC_STORE) {
       if (missing(rows * channels, {s.out})) return BC_BAD_ARGUMENT;
       if (s.out_pitch < channels || !in_reach(rows, 1, s.out_pitch, 0)) return BC_BAD_SHAPE;
-    } else if (!by_kernel(s.kind)) {
-      return BC_UNAVAILABLE;
     }
   }
   return BC_OK;
@@ -99,34 +114,23 @@ void Steps::run(int64_t first, int64_t rows, const float* x, int64_t pitch, floa
 }
 
 double Steps::cost() const {
-  return 0.05 * static_cast<double>(count) * static_cast<double>(channels);
-}
-
-void sink_codes(const Kernels& k, const bc_sink& sink, int64_t rows, int64_t channels,
-                const float* x, int64_t pitch, uint8_t* out, int64_t out_pitch) {
-  const bool same = std::all_of(sink.top, sink.top + sink.groups,
-                                [&](float top) { return top == sink.top[0]; });
-  for (int64_t r = 0; r < rows; ++r, x += pitch, out += out_pitch) {
-    if (sink.groups == 1) {
-      k.encode_row(x, channels, sink.scale[0], sink.offset[0], sink.top[0], out);
-    } else if (same) {
-      k.encode_each(x, channels, sink.scale, sink.offset, sink.top[0], out);
-    } else {
-      for (int64_t c = 0; c < channels; ++c)
-        k.encode_row(x + c, 1, sink.scale[c], sink.offset[c], sink.top[c], out + c);
-    }
+  double all = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool hard = steps[i].kind == BC_NORM || steps[i].kind == BC_GELU ||
+                      steps[i].kind == BC_GELU_TANH || steps[i].kind == BC_SIGMOID;
+    all += (hard ? 0.3 : 0.05) * static_cast<double>(channels);
   }
+  return all;
 }
 
 namespace {
 
-bc_status check_rows(const Kernels& k, const bc_step* steps, int64_t count, int64_t rows,
-                     int64_t channels, const float* x, int64_t x_pitch, const bc_sink* sink,
-                     int threads) {
+bc_status check_rows(const bc_step* steps, int64_t count, int64_t rows, int64_t channels,
+                     const float* x, int64_t x_pitch, const bc_sink* sink, int threads) {
   if (threads < 1 || sink == nullptr) return BC_BAD_ARGUMENT;
   if (rows < 0 || channels < 0 || rows > kMostSize || channels > kMostSize) return BC_BAD_SHAPE;
   if (x_pitch < channels || !in_reach(rows, 1, x_pitch, 0)) return BC_BAD_SHAPE;
-  bc_status status = check_steps(k, steps, count, rows, channels);
+  bc_status status = check_steps(steps, count, rows, channels);
   if (status == BC_OK) status = check_sink(*sink, channels);
   if (status != BC_OK) return status;
   if (missing(rows * channels, {x})) return BC_BAD_ARGUMENT;
@@ -145,7 +149,11 @@ void run_chain(const Steps& chain, int64_t rows, const float* x, int64_t x_pitch
   const double each = chain.cost() + 0.1 * static_cast<double>(n);
   const int64_t tasks_of = std::max<int64_t>(1, (int64_t{1} << 15) / (block * n));
   const int use = worthwhile(threads, each * static_cast<double>(rows));
-  Scratch memory(Scratch::bytes<float>(block * n) * use);
+  const bool codes = sink.scale != nullptr && sink.out != nullptr;
+  const int64_t grid_bytes = codes ? CodeGrid::bytes(n) : 0;
+  Scratch memory(Scratch::bytes<float>(block * n) * use + grid_bytes);
+  std::optional<CodeGrid> grid;
+  if (codes) grid.emplace(sink, n, false, memory.part<uint8_t>(grid_bytes));
   float* scratch = memory.part<float>(block * n * use);
   const int64_t blocks = (rows + block - 1) / block;
   parallel_for((blocks + tasks_of - 1) / tasks_of, use, [&](int64_t task, int slot) {
@@ -153,15 +161,20 @@ void run_chain(const Steps& chain, int64_t rows, const float* x, int64_t x_pitch
     const int64_t end = std::min(rows, (task + 1) * tasks_of * block);
     for (int64_t r = task * tasks_of * block; r < end; r += block) {
       const int64_t count = std::min(block, end - r);
-      if (sink.out == nullptr || sink.scale == nullptr) {
+      if (!codes) {
         float* to = static_cast<float*>(sink.out);
         chain.run(r, count, x + r * x_pitch, x_pitch, here,
                   to == nullptr ? nullptr : to + r * sink.pitch, sink.pitch);
         continue;
       }
-      chain.run(r, count, x + r * x_pitch, x_pitch, here, here, n);
-      sink_codes(*chain.k, sink, count, n, here, n,
-                 static_cast<uint8_t*>(sink.out) + r * sink.pitch, sink.pitch);
+      const float* from = x + r * x_pitch;
+      int64_t pitch = x_pitch;
+      if (!chain.empty()) {
+        chain.run(r, count, from, x_pitch, here, here, n);
+        from = here, pitch = n;
+      }
+      chain.k->cut_rows(grid->cutter(), count, n, from, pitch,
+                        static_cast<uint8_t*>(sink.out) + r * sink.pitch, sink.pitch);
     }
   });
 }
@@ -173,7 +186,7 @@ extern "C" bc_status bc_rows(const bc_step* steps, int64_t count, int64_t rows, 
                              const float* x, int64_t x_pitch, const bc_sink* sink, int threads) {
   const bc::Kernels& k = bc::kernels();
   const bc_status status =
-      bc::check_rows(k, steps, count, rows, channels, x, x_pitch, sink, threads);
+      bc::check_rows(steps, count, rows, channels, x, x_pitch, sink, threads);
   if (status != BC_OK || rows * channels == 0) return status;
   return bc::guarded([&] {
     bc::run_chain({&k, steps, count, channels}, rows, x, x_pitch, *sink, threads);

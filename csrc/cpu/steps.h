@@ -9,8 +9,7 @@
 namespace bc {
 
 // Sizes and pointers of a chain on so many rows.
-bc_status check_steps(const Kernels& k, const bc_step* steps, int64_t count, int64_t rows,
-                      int64_t channels);
+bc_status check_steps(const bc_step* steps, int64_t count, int64_t rows, int64_t channels);
 bc_status check_sink(const bc_sink& sink, int64_t channels);
 
 // Whether the rows of a chain go somewhere before its end.
@@ -33,9 +32,5 @@ struct Steps {
   // Rough nanoseconds for a row.
   double cost() const;
 };
-
-// The codes of rows of reals by the grids of a sink.
-void sink_codes(const Kernels& k, const bc_sink& sink, int64_t rows, int64_t channels,
-                const float* x, int64_t pitch, uint8_t* out, int64_t out_pitch);
 
 }  // namespace bc

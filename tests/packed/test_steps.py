@@ -40,7 +40,8 @@ def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
 
 
 def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
-    kinds = st.sampled_from(["add", "mul", "sub", "relu", "leaky", "store"])
+    plain = ["relu", "gelu", "gelu_tanh", "sigmoid"]
+    kinds = st.sampled_from(["add", "mul", "sub", "leaky", "norm", "store", *plain])
     chain = []
     for kind in draw(st.lists(kinds, max_size=4)):
         if kind == "store":
@@ -48,8 +49,11 @@ def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
             chain.append(
                 Step(kind, out=torch.full((*shape[:-1], shape[-1] + wide), 7.0)[..., wide:])
             )
+        elif kind == "norm":
+            gain, shift = (torch.randn(shape[-1]) if draw(st.booleans()) else None for _ in "gs")
+            chain.append(Step(kind, gain, shift, eps=1e-5))
         else:
-            chain.append(Step(kind, None if kind == "relu" else some_operand(draw, shape)))
+            chain.append(Step(kind, None if kind in plain else some_operand(draw, shape)))
     return chain
 
 

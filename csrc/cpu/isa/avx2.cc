@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "avx2_forms.h"
 #include "cut.h"
+#include "read.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -189,6 +190,8 @@ const Kernels kAvx2 = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,

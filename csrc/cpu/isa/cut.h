@@ -68,14 +68,5 @@ inline void turn(const float* x, int64_t rows, int64_t columns, int64_t x_stride
   }
 }
 
-inline void read_rows(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
-                      int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
-                      float* out, int64_t out_stride) {
-  for (int64_t i = 0; i < rows; ++i) {
-    read_row(sums + i * sums_stride, n, row_sums[i * row_sums_stride], r.product, r.row, r.constant,
-             r.bias, out + i * out_stride);
-  }
-}
-
 }  // namespace
 }  // namespace bc

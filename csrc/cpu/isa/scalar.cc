@@ -3,6 +3,7 @@
 #include "rows.h"
 #include "softmax.h"
 #include "cut.h"
+#include "read.h"
 #include "reals.h"
 #include "steps.h"
 #include "forms.h"
@@ -118,6 +119,8 @@ const Kernels kScalar = {
     cut,
     turn,
     read_rows,
+    read_codes,
+    cut_rows,
     nullptr,
     nullptr,
     &kWords,

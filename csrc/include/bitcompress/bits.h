@@ -186,12 +186,12 @@ typedef enum bc_step_kind {
   BC_SUB = 3,       /* x - t */
   BC_RELU = 4,      /* x < 0 ? 0 : x */
   BC_LEAKY = 5,     /* x < 0 ? x * t : x; t one a channel is PReLU */
-  BC_GELU = 6,      /* bc_gelu */
+  BC_GELU = 6,      /* bc_gelu with tanh_form 0 */
   BC_SIGMOID = 7,   /* bc_sigmoid */
-  BC_NORM = 8,      /* layer norm over the row: data the gain [channels], shift likewise, each or null;
+  BC_NORM = 8,      /* bc_layer_norm: data the gain [channels], shift likewise, each or null;
                        value is eps */
   BC_STORE = 9,     /* writes the rows as they are now to out; x stays */
-  BC_GELU_TANH = 10 /* the form by tanh */
+  BC_GELU_TANH = 10 /* bc_gelu with tanh_form 1 */
 } bc_step_kind;
 
 typedef struct bc_step {
@@ -213,7 +213,7 @@ typedef struct bc_sink {
 
 /* Rows of channels through a chain of steps. x_pitch: elements from row to row of x. Codes are
  * exactly those of bc_encode. An operand may be the memory of an output where rows and pitch are the
- * same. BC_UNAVAILABLE for a step that the level in use lacks. Scratch: 64 KB a thread and a row. */
+ * same. Scratch: 64 KB a thread and a row. */
 bc_status bc_rows(const bc_step* steps, int64_t count, int64_t rows, int64_t channels,
                   const float* x, int64_t x_pitch, const bc_sink* sink, int threads);
 
@@ -237,8 +237,7 @@ typedef struct bc_run {
 
 /* x goes through the head and is cut into codes as bc_encode does; the reals of bc_conv2d_reals go
  * through the tail to the sink. A code that does not fit into the layer's x_bits gives numbers of no
- * meaning. BC_UNAVAILABLE if the instruction set is another than when the layer was made, or lacks a
- * step. Scratch: a few hundred KB a thread, kept by the calling thread. */
+ * meaning. BC_UNAVAILABLE if the instruction set is another than when the layer was made. Scratch: a few hundred KB a thread, kept by the calling thread. */
 bc_status bc_layer_run(const bc_layer* layer, const bc_run* run, int threads);
 
 /* ---- Attention on codes ---------------------------------------------------------------------- */

@@ -1,0 +1,149 @@
+"""Native steps bound to their memory: what each kind of fused node runs.
+
+A step whose tensors are all known when the program is made is one call of a bound native run; else
+it is bound anew in each run, to what operators of torch have made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitcompress import native
+from bitcompress.packed import steps
+from bitcompress.packed.gathered import Gathered
+from bitcompress.packed.layer import native_layer
+from bitcompress.program.ir import Node, channel_axis
+from bitcompress.program.spec import LayerSpec, RowStep
+
+Slot = tuple[Tensor | None, int]
+"""The tensor of a value where it is known before the run, and its place in the table."""
+Run = Callable[[int], None]
+
+
+def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]:
+    """The closure of a native node on the table of a program."""
+    make = MAKERS[node.kind](node)
+    shape, stride, dtype = node.out.shape, node.out.stride, node.out.dtype
+    known = [tensor for tensor, _ in (*read, out) if tensor is not None]
+    if len(known) == len(read) + 1:
+        run = make(known[:-1], known[-1])
+
+        def bound(table: list[Any]) -> None:
+            run(native.threads())
+
+        return bound
+    slots, to, there = [slot for _, slot in read], out[1], out[0]
+
+    def step_(table: list[Any]) -> None:
+        target = there
+        if target is None:
+            target = torch.empty_strided(shape, stride, dtype=dtype)
+            table[to] = target
+        make([table[slot] for slot in slots], target)(native.threads())
+
+    return step_
+
+
+def _rows(x: Tensor, axis: int) -> Tensor:
+    """A value as rows (R, C) of the same memory."""
+    last = x.permute(0, 2, 3, 1) if axis == 1 and x.dim() == 4 else x
+    c, pitch = last.shape[-1], _pitch(last)
+    return torch.as_strided(last, (last.numel() // c, c), (pitch, 1), last.storage_offset())
+
+
+def _pitch(x: Tensor) -> int:
+    steps_ = [s for s, n in zip(x.stride()[:-1], x.shape[:-1], strict=True) if n > 1]
+    return min(steps_, default=x.shape[-1])
+
+
+def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any:
+    """The native chain; None for no steps."""
+    if not parts:
+        return None
+    made = []
+    for part in parts:
+        if part.kind == "norm":
+            made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
+        elif part.operand >= 0:
+            x = operands[part.operand]
+            rows = x.reshape(1, -1) if part.reach == "channel" else _rows(x, axis)
+            made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None))
+        else:
+            made.append((steps.NUMBERS[part.kind], part.value, None, None, None))
+    kernels = native.kernels()
+    assert kernels is not None
+    return kernels.Chain(made)
+
+
+def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
+    spec: LayerSpec = node.target
+    x_axis, out_axis = (
+        1 if channel_axis(value, spec.pictures) == 1 and len(value.shape) == 4 else -1
+        for value in (node.args[0], node.out)
+    )
+    grid = spec.codes_out
+    parts = None if grid is None else (grid.scale, grid.offset, grid.top)
+    kernels = native.kernels()
+    assert kernels is not None
+    if spec.module is None:
+
+        def rows(read: list[Tensor], out: Tensor) -> Run:
+            chain = _chain((*spec.head, *spec.tail), read, out_axis)
+            return kernels.Rows(chain, _rows(read[0], x_axis), _rows(out, out_axis), parts)  # type: ignore
+
+        return rows
+    module = spec.module
+
+    def layer(read: list[Tensor], out: Tensor) -> Run:
+        held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
+        flat = x_axis == -1
+        x = _rows(read[0], x_axis) if flat else read[0].permute(0, 2, 3, 1)
+        to = _rows(out, out_axis) if flat else out.permute(0, 2, 3, 1)
+        return kernels.LayerRun(  # type: ignore[no-any-return]
+            held, x, to, _chain(spec.head, read, x_axis), _chain(spec.tail, read, out_axis),
+            parts, False, False, max(1, spec.shuffle),
+        )  # fmt: skip
+
+    return layer
+
+
+def _relayout(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
+    def make(read: list[Tensor], out: Tensor) -> Run:
+        def run(threads: int) -> None:
+            out.copy_(read[0])
+
+        return run
+
+    return make
+
+
+def _attention(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
+    work: Gathered = node.target
+
+    def make(read: list[Tensor], out: Tensor) -> Run:
+        held = work.bound()
+        q, k, v, to = (_flat(x) for x in (*read, out))
+
+        def run(threads: int) -> None:
+            held.run(q, k, v, to, threads)
+
+        return run
+
+    return make
+
+
+def _flat(x: Tensor) -> Tensor:
+    """The memory of a tensor without gaps, in order."""
+    return torch.as_strided(x, (x.numel(),), (1,), x.storage_offset())
+
+
+MAKERS: dict[str, Callable[[Node], Callable[[list[Tensor], Tensor], Run]]] = {
+    "layer": _layer,
+    "relayout": _relayout,
+    "attention": _attention,
+}
+"""How each kind of native node is bound."""

@@ -1,0 +1,28 @@
+"""The rules of fusion, in the order in which they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from bitcompress.program.ir import Graph
+from bitcompress.program.rules.attention import gather
+from bitcompress.program.rules.codes import stay_on_codes
+from bitcompress.program.rules.layout import channels_last
+from bitcompress.program.rules.rolls import swap_rolls
+from bitcompress.program.rules.steps import layers, take_heads, take_tails
+
+Rule = Callable[[Graph, dict[Any, Tensor]], None]
+
+RULES: dict[str, Rule] = {
+    "pictures with channels last": lambda graph, _: channels_last(graph),
+    "rolls next to attention": lambda graph, _: swap_rolls(graph),
+    "attention by tables": gather,
+    "layers take steps": lambda graph, _: layers(graph),
+    "steps behind layers": lambda graph, _: take_tails(graph),
+    "norms before layers": lambda graph, _: take_heads(graph),
+    "codes between layers": lambda graph, _: stay_on_codes(graph),
+}
+"""Each changes the graph in place and notes what it did; the tensors keep what tables cost."""

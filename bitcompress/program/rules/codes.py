@@ -1,0 +1,153 @@
+"""Between two packed layers numbers stay codes: the first cuts its output for the second.
+
+That is exact, since a cut is what the second layer would do first; and a code takes one byte where
+a real takes four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bitcompress.packed import ops
+from bitcompress.packed.gathered import Gathered, OutGrid, Places
+from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.moves import uses
+from bitcompress.program.spec import Grid, LayerSpec, RowStep
+
+
+def grid_of(spec: LayerSpec) -> Grid:
+    """By what a layer cuts its input."""
+    m = spec.module
+    shift = getattr(m, "shift", None)
+    scale, offset = ops.channel_grid(m.input_scale, m.input_offset, m.stretch, shift)  # type: ignore
+    return Grid.of(scale, offset, m.input_bits)  # type: ignore
+
+
+def stay_on_codes(graph: Graph) -> None:
+    """Let layers and attentions hand on codes where every reader takes the same."""
+    for node in graph.nodes:
+        if node.kind not in ("layer", "attention") or graph.is_output(node.out):
+            continue
+        if node.kind == "layer" and node.target.shuffle:
+            continue
+        readers = uses(node.out)
+        if not readers:
+            continue
+        if all(user.kind == "attention" for user, _ in readers):
+            _for_attention(graph, node, [user for user, _ in readers])
+            continue
+        mine = rows_of(node.out, channel_axis(node.out, _pictures(node)))
+        if mine is None:
+            continue
+        grids = [_wanted(user, seen, mine) for user, seen in readers]
+        if any(grid is None for grid in grids):
+            continue
+        first = grids[0]
+        assert first is not None
+        if not all(grid is not None and grid.same(first) for grid in grids):
+            graph.note("codes not kept: the next layers cut differently")
+            continue
+        target = _with_codes(node.target, first, mine.channels)
+        if target is None:
+            graph.note("codes not kept: an attention writes codes of one width")
+            continue
+        node.target = target
+        node.out.dtype = torch.uint8
+        for user, _ in readers:
+            user.target = user.target.but(codes_in=True)
+        graph.note("codes kept between layers")
+
+
+def _with_codes(
+    spec: LayerSpec | Gathered, grid: Grid, channels: int
+) -> LayerSpec | Gathered | None:
+    """The layer or attention with its output cut; None where it cannot cut so."""
+    if isinstance(spec, LayerSpec):
+        return spec.but(codes_out=grid)
+    top = int(grid.top[0])
+    if bool((grid.top != top).any()) or len(grid.scale) not in (1, channels):
+        return None
+    out = OutGrid(grid.scale, grid.offset, top.bit_length())
+    return replace(spec, out_grid=out, _bound={})
+
+
+def _pictures(node: Node) -> bool:
+    return node.kind == "layer" and bool(node.target.pictures)
+
+
+def _wanted(user: Node, seen: Value, mine: Rows) -> Grid | None:
+    """By what a reader would cut what it reads; None where it needs the reals."""
+    if user.kind != "layer" or user.target.module is None or user.target.head:
+        return None
+    if user.args[0] is not seen or any(v is seen for v in user.args[1:]):
+        return None
+    rows = rows_of(seen, channel_axis(seen, user.target.pictures))
+    if rows is None or rows.owner is not mine.owner or not rows.whole:
+        return None
+    return grid_of(user.target) if mine.channels == rows.channels else None
+
+
+def _for_attention(graph: Graph, node: Node, users: list[Node]) -> None:
+    """A linear whose channels are the queries, keys and values of one attention, and no more."""
+    if node.kind != "layer" or len({id(user) for user in users}) != 1:
+        return
+    user = users[0]
+    spec: Gathered = user.target
+    if any(value.owner is not node.out.owner for value in user.args):
+        return
+    rows = rows_of(node.out)
+    if rows is None:
+        return
+    channels, heads = rows.channels, len(spec.q.starts) // len(spec.q.rows)
+    scale, offset = torch.ones(channels), torch.zeros(channels)
+    top, factor = torch.ones(channels), torch.ones(channels)
+    seen = torch.zeros(channels, dtype=torch.bool)
+    parts = (
+        (spec.q, spec.qk.a, spec.qk.bits[0], spec.depth, spec.factor),
+        (spec.k, spec.qk.b, spec.qk.bits[1], spec.depth, 1.0),
+        (spec.v, spec.av.b, spec.av.bits[1], spec.values, 1.0),
+    )
+    for places, grid, bits, width, times in parts:
+        first = _first_channels(places, heads, channels)
+        each = [_of_heads(part, heads) for part in grid]
+        if first is None or each[0] is None or each[1] is None:
+            graph.note("queries, keys and values stay real: grids are not those of heads")
+            return
+        for head in range(heads):
+            at = slice(int(first[head]), int(first[head]) + width)
+            if bool(seen[at].any()) or at.stop > channels:
+                return
+            seen[at] = True
+            scale[at], offset[at] = each[0][head], each[1][head]
+            top[at], factor[at] = float((1 << bits) - 1), times
+    if not bool(seen.all()):
+        return
+    target: LayerSpec = node.target
+    if spec.factor != 1.0:
+        place = len(node.args)
+        constant = Value((channels,), (1,), 0, torch.float32, const=factor)
+        node.args = (*node.args, constant)
+        target = target.but(tail=(*target.tail, RowStep("mul", place, "channel")))
+    node.target = target.but(codes_out=Grid(scale, offset, top))
+    node.out.dtype = torch.uint8
+    user.target = replace(spec, factor=1.0, _bound={})
+    graph.note("queries, keys and values kept as codes")
+
+
+def _first_channels(places: Places, heads: int, channels: int) -> Tensor | None:
+    """The first channel of each head, where all rows have the same."""
+    within = places.rows % channels
+    if not bool((within == within[0, 0]).all()):
+        return None
+    return places.starts[:heads] + int(within[0, 0])
+
+
+def _of_heads(part: Tensor, heads: int) -> Tensor | None:
+    """A grid's numbers, one a head; None where they differ in another way."""
+    if part.numel() == 1:
+        return part.reshape(1).expand(heads)
+    flat = part.reshape(-1, heads)
+    return flat[0] if bool((flat == flat[0]).all()) else None

@@ -1,0 +1,91 @@
+"""Pictures lie with their channels last from the first packed convolution on.
+
+A recorded run may have had channels first; packed layers, and steps on rows of channels, want them
+side by side. Operators that work number by number follow; others get the old layout back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from bitcompress.program.ir import Graph, Node, Value
+from bitcompress.program.moves import is_dense
+
+aten = torch.ops.aten
+
+FOLLOW = frozenset(
+    {
+        aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.relu.default,
+        aten.leaky_relu.default, aten.sigmoid.default, aten.neg.default, aten.clamp.default,
+        aten.hardtanh.default, aten._prelu_kernel.default, aten.silu.default,
+        aten.pixel_shuffle.default,
+    }
+)  # fmt: skip
+"""Operators of torch that give the same numbers in any layout, and keep the one they are given."""
+
+
+def last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of pictures (N, C, H, W) with channels last."""
+    _, c, h, w = shape
+    return (h * w * c, 1, w * c, c)
+
+
+def _first(value: Value) -> bool:
+    """Whether these are dense pictures with channels first, and more than one of them."""
+    if len(value.shape) != 4 or value.const is not None or not is_dense(value):
+        return False
+    _, c, h, w = value.shape
+    return c > 1 and h * w > 1 and value.stride[1] != 1
+
+
+def channels_last(graph: Graph) -> None:
+    """Lay out what packed convolutions give, and what follows them, with channels last."""
+    turned: dict[int, Value] = {}
+    nodes: list[Node] = []
+
+    def turn(value: Value) -> Value:
+        if not _first(value):
+            return value
+        if id(value) not in turned:
+            made = Value(value.shape, last_strides(value.shape), 0, value.dtype)
+            made.node = Node("relayout", None, (value,), {}, [made])
+            nodes.append(made.node)
+            turned[id(value)] = made
+        return turned[id(value)]
+
+    for node in graph.nodes:
+        ours = node.kind in ("conv2d", "gelu", "gelu_tanh", "sigmoid", "silu")
+        follows = node.kind == "aten" and node.target in FOLLOW
+        if node.kind == "conv2d" or ((ours or follows) and _beside_last(node)):
+            same = [v for v in node.inputs() if _like(v, node)]
+            if node.kind == "conv2d":
+                same = list(node.inputs())
+            swapped = {id(v): turn(v) for v in same}
+
+            def swap(value: Value, by: dict[int, Value] = swapped) -> Value:
+                return by.get(id(value), value)
+
+            node.args, node.kwargs = tree_map_only(Value, swap, (node.args, node.kwargs))
+            for out in node.outs:
+                if _first(out):
+                    out.taped, out.stride = out.stride, last_strides(out.shape)
+        nodes.append(node)
+    graph.nodes = nodes
+    graph.link()
+
+
+def _like(value: Value, node: Node) -> bool:
+    return value.shape == node.out.shape
+
+
+def _beside_last(node: Node) -> bool:
+    """Whether one of a node's pictures has been laid out with channels last."""
+    read = list(node.inputs())
+    pictures = [v for v in read if len(v.shape) == 4]
+    if not any(
+        v.taped is not None or (v.node is not None and v.node.kind == "relayout") for v in pictures
+    ):
+        return False
+    others = [v for v in read if v.shape != node.out.shape and v not in pictures]
+    return all(v.const is not None or v.numel == 1 for v in others) and len(node.outs) == 1

@@ -1,0 +1,234 @@
+"""Norms, activations, scalings and residual sums become steps of the layer beside them.
+
+What works on each row of channels by itself needs no pass over memory of its own: before a layer it
+happens as the layer cuts its input, behind it as the layer writes its output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.moves import is_dense, uses
+from bitcompress.program.rules.layout import last_strides
+from bitcompress.program.spec import LayerSpec, RowStep
+
+aten = torch.ops.aten
+
+UNARY = {
+    aten.relu.default: "relu", aten.sigmoid.default: "sigmoid", "gelu": "gelu",
+    "gelu_tanh": "gelu_tanh", "sigmoid": "sigmoid",
+}  # fmt: skip
+BINARY = {aten.add.Tensor: "add", aten.mul.Tensor: "mul", aten.sub.Tensor: "sub"}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A step that is not yet part of a layer: what it does to `x`, and with what."""
+
+    kind: str
+    x: Value
+    other: Any = None
+    value: float = 0.0
+
+
+def layers(graph: Graph) -> None:
+    """Make every packed layer a node that can take steps, and every norm and alike one of steps."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        pictures = node.kind == "conv2d"
+        if node.kind in ("linear", "conv2d"):
+            node.kind, node.target = "layer", LayerSpec(node.target, pictures)
+        elif node.kind == "norm" and all(value.const is not None for value in node.args[1:]):
+            has_gain, has_shift, eps = node.target
+            affine = [value.const for value in node.args[1:]]
+            gain = affine[0] if has_gain else None
+            shift = affine[-1] if has_shift else None
+            step = RowStep("norm", gain=gain, shift=shift, value=eps)
+            node.kind, node.target = "layer", LayerSpec(None, head=(step,))
+            node.args = node.args[:1]
+        if node.kind == "layer" and rows_of(node.args[0], _axis(node, node.args[0])) is None:
+            nodes.append(_laid_out(node))
+        nodes.append(node)
+    graph.nodes = nodes
+    graph.link()
+
+
+def _axis(node: Node, value: Value) -> int:
+    return channel_axis(value, node.target.pictures)
+
+
+def _laid_out(node: Node) -> Node:
+    """A copy of a layer's input without gaps, of which the layer is told."""
+    x = node.args[0]
+    stride = last_strides(x.shape) if node.target.pictures else _dense(x.shape)
+    made = Value(x.shape, stride, 0, x.dtype)
+    made.node = Node("relayout", None, (x,), {}, [made], node.module)
+    node.args = (made, *node.args[1:])
+    return made.node
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def take_tails(graph: Graph) -> None:
+    """Give each layer the steps that follow it, as far as nobody else reads what is between."""
+    for node in list(graph.nodes):
+        if node.kind != "layer":
+            continue
+        current = node
+        while (longer := _longer(graph, current)) is not None:
+            current = longer
+    graph.prune()
+
+
+def _longer(graph: Graph, node: Node) -> Node | None:
+    """The layer with the next step taken in; None where there is none to take."""
+    if graph.is_output(node.out) or node.target.shuffle:
+        return None
+    found = uses(node.out)
+    if len(found) != 1:
+        return None
+    user, seen = found[0]
+    if user.kind == "aten" and user.target == aten.pixel_shuffle.default:
+        return _shuffled(graph, node, user, seen)
+    read = _step(user, seen)
+    axis = _axis(node, seen)
+    mine, theirs = _whole(seen, node.out, axis), _whole(user.outs[0], user.outs[0], axis)
+    if read is None or mine is None or theirs is None or mine.order != theirs.order:
+        return None
+    operand, reach = _operand(read, mine, axis)
+    if reach is None:
+        return None
+    spec: LayerSpec = node.target
+    args = node.args
+    place, value = -1, read.value
+    if isinstance(operand, Value):
+        place, args = len(args), (*args, operand)
+    elif operand is not None:
+        value = float(operand)
+    step = RowStep(read.kind, place, reach, value)
+    spec = spec.but(tail=(*spec.tail, step))
+    made = Node("layer", spec, args, {}, user.outs, node.module)
+    user.outs[0].node = made
+    graph.nodes[graph.nodes.index(user)] = made
+    graph.nodes.remove(node)
+    graph.link()
+    return made
+
+
+def _shuffled(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
+    """A pixel shuffle of a convolution is a matter of where its numbers are written."""
+    out = user.out
+    if node.target.module is None or seen is not node.out or len(seen.shape) != 4:
+        return None
+    if seen.stride != last_strides(seen.shape):
+        return None
+    if out.stride != last_strides(out.shape):
+        out.taped, out.stride = out.stride, last_strides(out.shape)
+    made = Node("layer", node.target.but(shuffle=int(user.args[1])), node.args, {}, [out],
+                node.module)  # fmt: skip
+    out.node = made
+    graph.nodes[graph.nodes.index(user)] = made
+    graph.nodes.remove(node)
+    graph.link()
+    return made
+
+
+def _whole(value: Value, owner: Value, axis: int | None = None) -> Rows | None:
+    """All of its owner as rows, in place."""
+    rows = rows_of(value, axis)
+    return rows if rows is not None and rows.owner is owner.owner and rows.whole else None
+
+
+def _step(node: Node, x: Value) -> _Read | None:
+    """What a node does to x, number by number."""
+    target = node.target if node.kind == "aten" else node.kind
+    if len(node.outs) != 1 or node.outs[0].dtype != torch.float32:
+        return None
+    if target in UNARY:
+        return _Read(UNARY[target], x)
+    if target == aten.leaky_relu.default:
+        return _Read("leaky", x, value=float(node.args[1]) if len(node.args) > 1 else 0.01)
+    if target == aten._prelu_kernel.default and node.args[0] is x:
+        return _Read("leaky", x, node.args[1])
+    if target in BINARY and not node.kwargs and len(node.args) == 2:
+        left, right = node.args
+        if left is x and right is not x:
+            return _Read(BINARY[target], x, right)
+        if right is x and left is not x and BINARY[target] != "sub":
+            return _Read(BINARY[target], x, left)
+    return None
+
+
+def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
+    """The other operand of a step and how far it reaches; no reach where it cannot be used."""
+    other = read.other
+    if other is None or isinstance(other, (int, float)):
+        return other, "scalar"
+    if not isinstance(other, Value) or other.dtype != torch.float32:
+        return None, None
+    if other.const is not None and other.const.numel() == 1:
+        return float(other.const), "scalar"
+    shape = (1,) * (len(read.x.shape) - len(other.shape)) + other.shape
+    if len(shape) != len(read.x.shape):
+        return None, None
+    if shape == read.x.shape:
+        theirs = rows_of(other, axis)
+        same = theirs is not None and theirs.order == rows.order
+        return other, "whole" if same else None
+    if shape[axis] == rows.channels and all(n == 1 for i, n in enumerate(shape) if i != axis):
+        return other, "channel" if is_dense(other.owner) else None
+    return None, None
+
+
+def take_heads(graph: Graph) -> None:
+    """Give layers the norm before them, where it is read by layers alone."""
+    for node in list(graph.nodes):
+        if node.kind != "layer" or node.target.module is not None or node.target.tail:
+            continue
+        if graph.is_output(node.out):
+            continue
+        readers = uses(node.out)
+        if not 1 <= len(readers) <= 2 or not all(_takes_head(u, v, node) for u, v in readers):
+            continue
+        source = node.args[0]
+        before = rows_of(source, channel_axis(node.out))
+        after = rows_of(node.out)
+        if before is None or after is None or before.order != after.order:
+            continue
+        for user, seen in readers:
+            view = Value(
+                seen.shape, _spread(seen, _axis(user, seen), after, before), before.offset,
+                seen.dtype, start=source.owner.start, root=source.owner,
+            )  # fmt: skip
+            user.args = (view, *user.args[1:])
+            user.target = user.target.but(head=node.target.head)
+        graph.link()
+    graph.prune()
+
+
+def _takes_head(user: Node, seen: Value, norm: Node) -> bool:
+    if user.kind != "layer" or user.target.module is None or user.args[0] is not seen:
+        return False
+    if user.target.head or any(v is seen for v in user.args[1:]):
+        return False
+    rows = _whole(seen, norm.out, _axis(user, seen))
+    mine = rows_of(norm.out)
+    return rows is not None and mine is not None and rows.channels == mine.channels
+
+
+def _spread(seen: Value, axis: int, after: Rows, before: Rows) -> tuple[int, ...]:
+    """The strides of a view of dense rows, in rows that lie `before.pitch` apart."""
+    return tuple(
+        1 if i == axis else stride // after.pitch * before.pitch
+        for i, stride in enumerate(seen.stride)
+    )
