@@ -104,18 +104,22 @@ struct Triples {
     for (int i = 0; i < 64; ++i) order[i] = static_cast<uint8_t>(i / 4 * 3 + i % 4);
     const __m512i places = _mm512_load_si512(order);
     const __m512i values = _mm512_set1_epi32(0x00100401);  // 1, 4, 16
-    const __m512i rows = _mm512_set1_epi32(63 * 64);         // whatever a caller calls a code
+    const __m512i rows = _mm512_set1_epi32(63 * 64);       // whatever a caller calls a code
     constexpr __mmask64 kThree = 0x7777777777777777;
-    for (int64_t p = 0; p < pixels; ++p, codes += channels) {
-      for (int64_t c = 0; c < channels; c += 48) {
-        const int64_t rest = channels - c < 48 ? channels - c : 48;
-        const int64_t count = (rest + kCodes - 1) / kCodes;
-        const __m512i here = _mm512_maskz_loadu_epi8(first_bytes(rest), codes + c);
-        const __m512i three = _mm512_maskz_permutexvar_epi8(kThree, places, here);
-        const __m512i triples = _mm512_dpbusd_epi32(_mm512_setzero_si512(), three, values);
-        const __m256i offsets = _mm512_cvtepi32_epi16(_mm512_and_si512(_mm512_slli_epi32(triples, 6), rows));
-        _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1), offsets);
-        out += 2 * count;
+    const auto offsets = [&](__m512i here) {
+      const __m512i three = _mm512_maskz_permutexvar_epi8(kThree, places, here);
+      const __m512i triples = _mm512_dpbusd_epi32(_mm512_setzero_si512(), three, values);
+      return _mm512_cvtepi32_epi16(_mm512_and_si512(_mm512_slli_epi32(triples, 6), rows));
+    };
+    for (int64_t p = 0; p < pixels; ++p) {
+      int64_t rest = channels;
+      for (; rest >= 64; rest -= 48, codes += 48, out += 32)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), offsets(_mm512_loadu_si512(codes)));
+      while (rest > 0) {
+        const int64_t here = rest < 48 ? rest : 48, count = (here + kCodes - 1) / kCodes;
+        _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1),
+                                 offsets(_mm512_maskz_loadu_epi8(first_bytes(here), codes)));
+        rest -= here, codes += here, out += 2 * count;
       }
     }
   }
