@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attend.h"
+
 namespace bc {
 
 // Rows of left codes times a panel of right codes. A row is the chain of `segments` runs of
@@ -162,21 +164,7 @@ struct Kernels {
   void (*read_each)(const int32_t* sums, int64_t n, const int32_t* row_sums, const double* product,
                     const double* row, const double* constant, const double* bias, float* out);
 
-  // Attention, one row of logits at a time; isa/softmax.h.
-  // out[i] = float(sums[i] * product + row + constant[i]) in double, from left to right.
-  void (*logits_row)(const int32_t* sums, int64_t n, double product, double row,
-                     const double* constant, float* out);
-  // x[i] = x[i] + term, or x[i] * term; one term for the row or one for each element.
-  void (*apply_row)(float* x, int64_t n, float term, bool multiply);
-  void (*apply_each)(float* x, int64_t n, const float* term, bool multiply);
-  // The codes [rows][n] of the softmax of each row. x is overwritten; its rows are `stride` apart and
-  // have room for n rounded up to 16.
-  void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
-                        float offset, float top, uint8_t* out);
-  // The codes of what softmax divides by the sum of its row, and 1 / that sum. out has room for n
-  // rounded up to 16 codes in its last row.
-  void (*row_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
-                    float top, uint8_t* out, float* gains);
+  const Attending* attending;  // attention on codes; attend.h
   // out[i] = float((sums[i] - row_sum * centre[i]) * gain + total * mean[i]) in double.
   void (*read_centred)(const int32_t* sums, int64_t n, int32_t row_sum, double gain, double total,
                        const double* centre, const double* mean, float* out);
@@ -192,6 +180,12 @@ struct Kernels {
   void (*gelu_tanh_row)(const float* x, int64_t n, float* out);
   void (*sigmoid_row)(const float* x, int64_t n, float* out);
   void (*silu_row)(const float* x, int64_t n, float* out);
+  // Rows [rows][n], or columns [rows][columns], divided by their length, at least `least`;
+  // isa/lengths.h.
+  void (*unit_rows)(const float* x, int64_t rows, int64_t n, int64_t pitch, float least, float* out,
+                    int64_t out_pitch);
+  void (*unit_columns)(const float* x, int64_t rows, int64_t columns, int64_t pitch, float least,
+                       float* out, int64_t out_pitch);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);

@@ -11,6 +11,7 @@
 #include "read512.h"
 #include "depthwise512.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "avx2_forms.h"
 #include "forms.h"
@@ -257,11 +258,7 @@ const Kernels kAvx512vnni = {
     sum_all,
     read_row,
     read_each,
-    logits_row,
-    apply_row,
-    apply_each,
-    softmax_codes,
-    row_codes,
+    &kAttendAvx512,
     read_centred,
     exp2_row,
     layer_norm_rows,
@@ -270,6 +267,8 @@ const Kernels kAvx512vnni = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows_512,
