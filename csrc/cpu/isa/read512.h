@@ -98,6 +98,10 @@ inline __m512i nearest_64(const __m512 (&u)[kVecs], __m512i least, __m512i top, 
   return _mm512_min_epu8(_mm512_max_epu8(_mm512_permutexvar_epi32(order, bytes), least), top);
 }
 
+// Not far above the codes there are. What is no number stays so, being the second operand of min; the
+// conversion to int32 makes of it, and of all that is far below 0, the lowest number.
+inline __m512 within(__m512 real) { return _mm512_min_ps(_mm512_set1_ps(1024.0f), real); }
+
 inline __mmask64 first_64(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
 inline bool any_beyond(__m512 most, float tie) {
@@ -179,6 +183,25 @@ inline void read_codes_512(const CodeReadout& r, int64_t rows, int64_t n, const 
   read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
+// Columns [at, at + n) of one row by division; rows that are all 0 may lie on a tie all along.
+template <int kVecs>
+__attribute__((noinline)) void divide_64(const RowCutter& c, int64_t at, int64_t n, const float* x,
+                                         uint8_t* out) {
+  __m512 u[kVecs], most;
+  for (int v = 0; v < kVecs; ++v) {
+    const __mmask16 inside = first_16(n - 16 * v);
+    const int64_t i = at + 16 * v;
+    const __m512 apart = _mm512_sub_ps(_mm512_maskz_loadu_ps(inside, x + i),
+                                       _mm512_maskz_loadu_ps(inside, c.offset + i));
+    const __m512 scale = _mm512_mask_loadu_ps(_mm512_set1_ps(1.0f), inside, c.scale + i);
+    u[v] = within(_mm512_div_ps(apart, scale));
+  }
+  const __mmask64 places = first_64(n);
+  _mm512_mask_storeu_epi8(out + at, places,
+                          nearest_64(u, _mm512_maskz_loadu_epi8(places, c.least + at),
+                                     _mm512_maskz_loadu_epi8(places, c.top + at), most));
+}
+
 template <int kVecs>
 inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, const float* x,
                    int64_t x_stride, uint8_t* out, int64_t out_stride) {
@@ -192,7 +215,6 @@ inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, cons
   const __mmask64 places = first_64(n);
   const __m512i low = _mm512_maskz_loadu_epi8(places, c.least + at);
   const __m512i top = _mm512_maskz_loadu_epi8(places, c.top + at);
-  const __m512 most_real = _mm512_set1_ps(1024.0f), least = _mm512_set1_ps(-1.0f);
 #pragma GCC unroll 1
   for (int64_t j = 0; j < rows; ++j) {
     const float* from = x + j * x_stride + at;
@@ -200,13 +222,11 @@ inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, cons
     for (int v = 0; v < kVecs; ++v) {
       const __m512 reals = v + 1 < kVecs ? _mm512_loadu_ps(from + 16 * v)
                                          : _mm512_maskz_loadu_ps(last, from + 16 * v);
-      const __m512 real = _mm512_mul_ps(_mm512_sub_ps(reals, offset[v]), factor[v]);
-      // What is no number goes through as the second operand of the first and is lost in the second.
-      u[v] = _mm512_max_ps(_mm512_min_ps(most_real, real), least);
+      u[v] = within(_mm512_mul_ps(_mm512_sub_ps(reals, offset[v]), factor[v]));
     }
     uint8_t* to = out + j * out_stride;
     _mm512_mask_storeu_epi8(to + at, places, nearest_64(u, low, top, most));
-    if (__builtin_expect(any_beyond(most, c.tie), 0)) exact_codes(c, at, at + n, from - at, to);
+    if (__builtin_expect(any_beyond(most, c.tie), 0)) divide_64<kVecs>(c, at, n, from - at, to);
   }
 }
 
