@@ -13,6 +13,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "steps.h"
+#include "avx2_forms.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -227,7 +228,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
 
-const Form& form_for(int, int, const Extent&) { return kBytes; }
+// Lookups of AVX2 are ahead where a unit of four bits and 64 columns are about full.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.length() >= 256;
+  return bits && extent.channels >= 16 && extent.columns > 48 ? kAvx2Bits : kBytes;
+}
 
 }  // namespace
 
