@@ -166,8 +166,5 @@ def _each(grid: tuple[Tensor, Tensor], lead: Sequence[int]) -> tuple[Tensor, Ten
 
 
 def _spread(term: Term, m: int, n: int) -> Tensor:
-    """The term as a view of all matrices; its keys side by side, or one number for all."""
-    tensor = term.tensor.detach()
-    if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) not in (0, 1):
-        tensor = tensor.contiguous()
-    return tensor.expand(*term.view[:-2], m, n)
+    """The term as a view of all matrices."""
+    return term.tensor.detach().expand(*term.view[:-2], m, n)

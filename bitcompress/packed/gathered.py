@@ -41,7 +41,7 @@ class Places(NamedTuple):
 class OutGrid(NamedTuple):
     """The grid of whoever reads the output as codes: one, or one for each channel.
 
-    The channel of an element is its place modulo the number of grids.
+    Column c of matrix b is channel (starts[b] + c) modulo the number of grids.
     Shapes: scale, offset (1,) or (channels,).
     """
 
@@ -49,9 +49,9 @@ class OutGrid(NamedTuple):
     offset: Tensor
     bits: int
 
-    def encode(self, y: Tensor, places: Tensor) -> Tensor:
-        """The codes of y, whose elements go to these places."""
-        channel = places % len(self.scale)
+    def encode(self, y: Tensor, starts: Tensor) -> Tensor:
+        """The codes of y (B, M, columns), whose matrices begin at these places."""
+        channel = (starts[:, None, None] + torch.arange(y.shape[-1])) % len(self.scale)
         scale, offset = self.scale[channel], self.offset[channel]
         codes = torch.round((y - offset) / scale).clamp(0, (1 << self.bits) - 1)
         return torch.nan_to_num(codes, nan=0.0).to(torch.uint8)
@@ -120,7 +120,7 @@ def attend_gathered_by_parts(
         _product_by(work.qk), _product_by(work.av), by_row,
     )  # fmt: skip
     places = _checked(work.out, out, work.values)
-    out.view(-1)[places] = y if work.out_grid is None else work.out_grid.encode(y, places)
+    out.view(-1)[places] = y if work.out_grid is None else work.out_grid.encode(y, work.out.starts)
     return out
 
 

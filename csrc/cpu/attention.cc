@@ -1,37 +1,22 @@
 // Attention on codes: logits, softmax and values of a few queries at a time, never all of them.
 //
-// One task is one of the batch (a window and a head). Its keys and values are cut and packed once;
-// then blocks of queries go through: integer logits, real logits with their terms, codes of the
-// softmax, integer values, real values. A block of logits stays in L1 or L2.
+// One task is one of the batch (a window and a head): its rows are gathered and cut, then the kernel
+// goes through its queries. What it writes goes straight to its place.
 #include <algorithm>
 #include <cstdlib>
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "gathered.h"
 #include "geometry.h"
 #include "guard.h"
 #include "kernels.h"
-#include "gathered.h"
 #include "operand.h"
-#include "panel.h"
-#include "reading.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace bc {
 namespace {
-
-constexpr int64_t kLanes = 16;  // rows of logits have room for whole groups of these
-
-// What one thread needs; made once a call.
-struct Slot {
-  Panel keys, values;
-  Reading reading;
-  Centred centred;
-  std::vector<double> constants;  // of the logits, for each key
-  std::vector<uint8_t> q, q_rows, right, turned, p, p_rows;
-  std::vector<int32_t> sums, row_sums, column_sums, value_sums;
-  std::vector<float> logits, reals, gains;
-};
 
 class Attention {
  public:
@@ -39,145 +24,111 @@ class Attention {
       : k_(kernels),
         a_(a),
         q_(a.q, a.heads, a.queries, a.depth, a.q_grid, a.q_factor),
-        keys_(a.k, a.heads, a.keys, a.depth, a.k_grid),
-        v_(a.v, a.heads, a.keys, a.values, a.v_grid),
-        out_(a.out, a.heads, a.queries),
-        block_(std::clamp<int64_t>((int64_t{1} << 12) / a.keys / 12 * 12, 12, 48)),
-        q_stride_(rounded(a.depth, k_.step) * k_.code_bytes),
-        p_stride_(rounded(a.keys, k_.step) * k_.code_bytes),
-        logits_stride_(rounded(a.keys, kLanes)) {}
+        keys_(a.k, a.heads, a.keys, a.depth, a.k_grid, 1.0f),
+        v_(a.v, a.heads, a.keys, a.values, a.v_grid, 1.0f),
+        q_rows_(rounded(a.queries, 16)),
+        k_rows_(rounded(a.keys, 16)),
+        depth_pitch_(rounded(a.depth, 16)),
+        value_pitch_(rounded(a.values, 16)),
+        rows_(std::max(a.queries, a.keys)) {}
 
-  Slot slot() const {
-    const auto size = [](int64_t n) { return static_cast<size_t>(n); };
-    Slot s{Panel(k_, a_.keys, 1, a_.depth),
-           Panel(k_, a_.values, 1, a_.keys),
-           Reading(a_.values, nullptr),
-           Centred(a_.values),
-           std::vector<double>(size(a_.keys)),
-           {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-    s.q.resize(size(a_.queries * a_.depth));
-    s.q_rows.resize(size(a_.queries * q_stride_ + kPad));
-    s.right.resize(size(a_.keys * std::max(a_.depth, a_.values)));
-    s.turned.resize(size(a_.keys * a_.values));
-    s.p.resize(size(block_ * a_.keys + kPad));
-    s.p_rows.resize(size(block_ * p_stride_ + kPad));
-    s.sums.resize(size(block_ * a_.keys));
-    s.row_sums.resize(size(std::max(a_.queries, block_)));
-    s.column_sums.resize(size(std::max(a_.keys, a_.values)));
-    s.value_sums.resize(size(block_ * (a_.values + 1)));
-    s.logits.resize(size(block_ * logits_stride_));
-    s.gains.resize(size(block_));
-    s.reals.resize(size(std::max({a_.depth, a_.values, a_.keys})));
-    return s;
+  int64_t scratch_bytes() const {
+    return Scratch::bytes<uint8_t>(q_rows_ * depth_pitch_) +
+           Scratch::bytes<uint8_t>(k_rows_ * depth_pitch_) +
+           Scratch::bytes<uint8_t>(a_.keys * value_pitch_) + Scratch::bytes<int64_t>(rows_) +
+           Scratch::bytes<float>(dense()) + Scratch::bytes<AttendTerm>(a_.term_count) +
+           2 * Scratch::bytes<float>(a_.values) + Scratch::bytes<uint8_t>(work_bytes());
   }
 
-  void run(int64_t b, Slot& s) const {
-    prepare(b, s);
-    for (int64_t first = 0; first < a_.queries; first += block_)
-      block(b, first, std::min(block_, a_.queries - first), s);
+  struct Slot {
+    uint8_t *q, *k, *v;
+    int64_t* places;
+    float* dense;
+    AttendTerm* terms;
+    float *out_scale, *out_offset;
+    uint8_t* work;
+  };
+
+  Slot slot(Scratch& s) const {
+    Slot t{};
+    t.q = s.part<uint8_t>(q_rows_ * depth_pitch_);
+    t.k = s.part<uint8_t>(k_rows_ * depth_pitch_);
+    t.v = s.part<uint8_t>(a_.keys * value_pitch_);
+    t.places = s.part<int64_t>(rows_);
+    t.dense = s.part<float>(dense());
+    t.terms = s.part<AttendTerm>(a_.term_count);
+    t.out_scale = s.part<float>(a_.values);
+    t.out_offset = s.part<float>(a_.values);
+    t.work = s.part<uint8_t>(work_bytes());
+    std::fill_n(t.q, q_rows_ * depth_pitch_, uint8_t{0});
+    std::fill_n(t.k, k_rows_ * depth_pitch_, uint8_t{0});
+    std::fill_n(t.v, a_.keys * value_pitch_, uint8_t{0});
+    return t;
+  }
+
+  void run(int64_t b, const Slot& t) const {
+    q_.cut(k_, b, t.places, t.dense, t.q, depth_pitch_);
+    keys_.cut(k_, b, t.places, t.dense, t.k, depth_pitch_);
+    v_.cut(k_, b, t.places, t.dense, t.v, value_pitch_);
+    Attend a = shape();
+    a.q = t.q, a.k = t.k, a.v = t.v;
+    const Grid q = q_.grid(b), k = keys_.grid(b), v = v_.grid(b);
+    a.q_scale = q.scale, a.q_offset = q.offset, a.k_scale = k.scale, a.k_offset = k.offset;
+    a.v_scale = v.scale, a.v_offset = v.offset;
+    a.p_scale = a_.p_grid.scale[b], a.p_offset = a_.p_grid.offset[b];
+    a.terms = t.terms, a.term_count = terms(b, t.terms);
+    place_output(b, t, a);
+    k_.attending->run(a, t.work);
   }
 
  private:
-  void prepare(int64_t b, Slot& s) const {
-    q_.cut(k_, b, s.reals.data(), s.q.data());
-    k_.load_rows(s.q.data(), a_.queries, a_.depth, q_stride_, s.q_rows.data());
-    k_.sum_rows(s.q.data(), a_.queries, a_.depth, s.row_sums.data());
-    keys_.cut(k_, b, s.reals.data(), s.right.data());
-    s.keys.pack(k_, s.right.data());
-    k_.sum_rows(s.right.data(), a_.keys, a_.depth, s.column_sums.data());
-    for (int64_t j = 0; j < a_.keys; ++j) {
-      s.constants[static_cast<size_t>(j)] = Reading::constant_of(
-          q_.grid(b), keys_.grid(b), s.column_sums[static_cast<size_t>(j)], a_.depth);
-    }
-    v_.cut(k_, b, s.reals.data(), s.right.data());
-    for (int64_t r = 0; r < a_.keys; ++r) {
-      for (int64_t c = 0; c < a_.values; ++c)
-        s.turned[static_cast<size_t>(c * a_.keys + r)] =
-            s.right[static_cast<size_t>(r * a_.values + c)];
-    }
-    s.values.pack(k_, s.turned.data());
-    k_.sum_rows(s.turned.data(), a_.values, a_.keys, s.column_sums.data());
-    if (a_.per_row != 0) {
-      Centred::set(a_.values, v_.grid(b), s.column_sums.data(), a_.keys, s.centred.centre.data(),
-                   s.centred.mean.data());
-      return;
-    }
-    const Grid p{a_.p_grid.scale[b], a_.p_grid.offset[b]};
+  void place_output(int64_t b, const Slot& t, Attend& a) const {
+    const bc_result& out = a_.out;
+    const int64_t start = out.starts[b];
+    const int32_t* table = out.rows != nullptr ? out.rows + b / a_.heads * a_.queries : nullptr;
+    for (int64_t r = 0; r < a_.queries; ++r)
+      t.places[r] = start + (table != nullptr ? table[r] : r * out.row);
+    a.out = out.data, a.places = t.places;
+    if (out.scale == nullptr) return;
+    const int64_t channel = start % out.groups;
+    a.out_scale = out.scale + channel, a.out_offset = out.offset + channel;
+    a.out_top = top_code(out.bits);
+    if (channel + a_.values <= out.groups) return;
     for (int64_t c = 0; c < a_.values; ++c) {
-      const size_t at = static_cast<size_t>(c);
-      s.reading.set(at, p, v_.grid(b), s.column_sums[at], a_.keys);
+      t.out_scale[c] = out.scale[(channel + c) % out.groups];
+      t.out_offset[c] = out.offset[(channel + c) % out.groups];
     }
+    a.out_scale = t.out_scale, a.out_offset = t.out_offset;
   }
 
-  // Queries [first, first + count).
-  void block(int64_t b, int64_t first, int64_t count, Slot& s) const {
-    const uint8_t* run = s.q_rows.data() + first * q_stride_;
-    k_.product({&run, 1, a_.depth, q_stride_, count, s.keys.data(), a_.keys, s.keys.shifted(),
-                s.sums.data(), a_.keys});
-    for (int64_t r = 0; r < count; ++r) read_logits(b, first + r, r, s);
-    weights(b, count, s);
-    const uint8_t* p = s.p.data();
-    if (k_.code_bytes != 1 || a_.keys % k_.step != 0) {
-      k_.load_rows(p, count, a_.keys, p_stride_, s.p_rows.data());
-      p = s.p_rows.data();
-    }
-    int32_t* sums = s.value_sums.data() + count;
-    k_.product({&p, 1, a_.keys, p_stride_, count, s.values.data(), a_.values, s.values.shifted(),
-                sums, a_.values});
-    k_.sum_rows(s.p.data(), count, a_.keys, s.value_sums.data());
-    const Grid p_grid{a_.p_grid.scale[b], a_.p_grid.offset[b]};
-    float* out = s.reals.data();
-    for (int64_t r = 0; r < count; ++r) {
-      const size_t at = static_cast<size_t>(r);
-      if (a_.per_row != 0) {
-        k_.read_centred(sums + r * a_.values, a_.values, s.value_sums[at],
-                        Centred::gain(s.gains[at], p_grid, v_.grid(b)), 1.0,
-                        s.centred.centre.data(), s.centred.mean.data(), out);
-      } else {
-        k_.read_row(sums + r * a_.values, a_.values, s.value_sums[at], s.reading.product.data(),
-                    s.reading.row.data(), s.reading.constant.data(), s.reading.bias.data(), out);
-      }
-      out_.write(k_, b, first + r, out, a_.values);
-    }
+  Attend shape() const {
+    Attend a{};
+    a.queries = a_.queries, a.keys = a_.keys, a.depth = a_.depth, a.values = a_.values;
+    a.depth_pitch = depth_pitch_, a.value_pitch = value_pitch_;
+    a.k_shifted = a_.k_grid.bits == 8, a.v_shifted = a_.v_grid.bits == 8;
+    a.p_bits = a_.p_grid.bits, a.per_row = a_.per_row != 0;
+    a.term_count = a_.term_count;
+    return a;
   }
+  int64_t work_bytes() const { return k_.attending->bytes(shape()); }
+  int64_t dense() const { return std::max({q_.dense(), keys_.dense(), v_.dense()}); }
 
-  // The logits of `count` rows become codes of their softmax.
-  void weights(int64_t b, int64_t count, Slot& s) const {
-    const float scale = a_.p_grid.scale[b], offset = a_.p_grid.offset[b];
-    const float top = top_code(a_.p_grid.bits);
-    if (a_.per_row != 0) {
-      k_.row_codes(s.logits.data(), count, a_.keys, logits_stride_, scale, offset, top, s.p.data(),
-                   s.gains.data());
-    } else {
-      k_.softmax_codes(s.logits.data(), count, a_.keys, logits_stride_, scale, offset, top,
-                       s.p.data());
-    }
-  }
-
-  // The logits of one query with their terms, to row r.
-  void read_logits(int64_t b, int64_t query, int64_t r, Slot& s) const {
-    const Grid q = q_.grid(b), k = keys_.grid(b);
-    float* logits = s.logits.data() + r * logits_stride_;
-    k_.logits_row(s.sums.data() + r * a_.keys, a_.keys, q.scale * k.scale,
-                  s.row_sums[static_cast<size_t>(query)] * (q.scale * k.offset),
-                  s.constants.data(), logits);
+  // The terms of matrix b that are not left out.
+  int64_t terms(int64_t b, AttendTerm* out) const {
+    int64_t count = 0;
     for (int64_t t = 0; t < a_.term_count; ++t) {
-      if (a_.terms[t].skip != nullptr && a_.terms[t].skip[b] != 0) continue;
-      const bc_matrices& m = a_.terms[t].matrices;
-      const float* term = m.data + m.starts[b] + query * m.row;
-      if (m.column == 0) {
-        k_.apply_row(logits, a_.keys, *term, a_.terms[t].multiply != 0);
-      } else {
-        k_.apply_each(logits, a_.keys, term, a_.terms[t].multiply != 0);
-      }
+      const bc_term& term = a_.terms[t];
+      if (term.skip != nullptr && term.skip[b] != 0) continue;
+      const bc_matrices& m = term.matrices;
+      out[count++] = {m.data + m.starts[b], m.row, m.column, term.multiply != 0};
     }
+    return count;
   }
 
   const Kernels& k_;
-  bc_attention a_;
+  const bc_attention& a_;
   Gathered q_, keys_, v_;
-  Scattered out_;
-  int64_t block_, q_stride_, p_stride_, logits_stride_;
+  int64_t q_rows_, k_rows_, depth_pitch_, value_pitch_, rows_;
 };
 
 bool tabled(const bc_attention& a) {
@@ -214,7 +165,6 @@ bc_status check(const bc_attention* a, int threads) {
   for (int64_t t = 0; t < a->term_count; ++t) {
     const bc_matrices& m = a->terms[t].matrices;
     if (lacking(m)) return BC_BAD_ARGUMENT;
-    if (m.column != 0 && m.column != 1) return BC_BAD_SHAPE;
   }
   return BC_OK;
 }
@@ -275,11 +225,12 @@ bc_status bc_attend(const bc_attention* attention, int threads) {
   const bc_attention& a = *attention;
   if (a.batch * a.queries * a.values == 0) return BC_OK;
   return bc::guarded([&] {
-    const bc::Attention work(bc::kernels_for(a.depth), a);
+    const bc::Attention work(bc::kernels(), a);
     const int use = bc::worthwhile(
         threads, 0.6 * static_cast<double>(a.batch) * static_cast<double>(a.queries * a.keys));
-    std::vector<bc::Slot> slots;
-    for (int i = 0; i < use; ++i) slots.push_back(work.slot());
+    bc::Scratch scratch(work.scratch_bytes() * use);
+    std::vector<bc::Attention::Slot> slots;
+    for (int i = 0; i < use; ++i) slots.push_back(work.slot(scratch));
     bc::parallel_for(a.batch, use, [&](int64_t b, int slot) {
       work.run(b, slots[static_cast<size_t>(slot)]);
     });

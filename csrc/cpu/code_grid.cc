@@ -11,6 +11,8 @@ namespace {
 constexpr double kUnit = 1.0 / (1 << 24);
 // Beyond this so many codes are near a tie that finding them in float32 does not pay.
 constexpr double kMostError = 1.0 / 1024;
+// A code is converted to int32 before it is clamped.
+constexpr double kMostCode = 1 << 30;
 
 uint8_t code_of(float x, float scale, float offset) {
   const float code = std::nearbyint((x - offset) / scale);
@@ -19,21 +21,22 @@ uint8_t code_of(float x, float scale, float offset) {
 
 }  // namespace
 
+int64_t Folded::bytes(int64_t columns) {
+  return Scratch::bytes<float>(columns) + Scratch::bytes<int32_t>(columns);
+}
+
 int64_t CodeGrid::bytes(int64_t columns) {
-  return 5 * Scratch::bytes<float>(columns) + Scratch::bytes<double>(columns) +
-         2 * Scratch::bytes<uint8_t>(columns);
+  return 5 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<uint8_t>(columns);
 }
 
 CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* memory)
     : columns_(columns) {
-  for (float** part : {&scale_, &offset_, &factor_, &product_, &row_}) {
-    *part = reinterpret_cast<float*>(memory);
-    memory += Scratch::bytes<float>(columns);
-  }
-  error_ = reinterpret_cast<double*>(memory);
-  least_ = memory + Scratch::bytes<double>(columns);
-  top_ = least_ + Scratch::bytes<uint8_t>(columns);
+  Parts parts(memory);
+  for (float** part : {&scale_, &offset_, &factor_, &product_, &row_})
+    *part = parts.part<float>(columns);
+  least_ = parts.part<uint8_t>(columns), top_ = parts.part<uint8_t>(columns);
   float highest = 0;
+  double base = 0;
   bool normal = true;
   for (int64_t i = 0; i < columns; ++i) {
     const int64_t g = sink.groups == 1 ? 0 : i;
@@ -43,39 +46,58 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* me
     top_[i] = static_cast<uint8_t>(sink.top[g]);
     least_[i] = floor ? std::min(code_of(0.0f, scale_[i], offset_[i]), top_[i]) : 0;
     highest = std::max(highest, sink.top[g]);
+    base = std::max(base, std::fabs(static_cast<double>(offset_[i]) / static_cast<double>(scale_[i])));
   }
   const float tie = normal ? 0.5f - (highest + 1.0f) * 9.5367431640625e-7f : -1.0f;
   cutter_ = {scale_, offset_, factor_, least_, top_, tie};
+  fixed_error_ = 7.0 * (static_cast<double>(highest) + 2.0) + 1.25 * base + 2.0;
 }
 
-void CodeGrid::set(const Readout& r, const Bounds& bounds) {
+void CodeGrid::set(const Readout& r) {
+  most_row_ = 0;
   for (int64_t i = 0; i < columns_; ++i) {
     const double scale = static_cast<double>(scale_[i]);
-    const double product = r.product[i] / scale, row = r.row[i] / scale;
-    product_[i] = static_cast<float>(product), row_[i] = static_cast<float>(row);
-    const double base = std::fabs(static_cast<double>(offset_[i])) / scale;
-    error_[i] = 2.25 * std::fabs(product) * bounds.sums[i] +
-                3.25 * std::fabs(row) * bounds.codes + 4.0 * (top_[i] + 2.0) + 1.25 * base;
-    if (!(bounds.sums[i] < 1 / kUnit && bounds.codes < 1 / kUnit)) error_[i] = HUGE_VAL;
+    product_[i] = static_cast<float>(r.product[i] / scale);
+    row_[i] = static_cast<float>(r.row[i] / scale);
+    const double row = std::fabs(static_cast<double>(row_[i]));
+    most_row_ = row <= most_row_ ? most_row_ : row;  // a NaN stays
   }
 }
 
-float CodeGrid::fold(const double* constant, const double* bias, float* out) const {
-  double most = cutter_.tie < 0.0f ? HUGE_VAL : 0.0;
+Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) const {
+  Parts parts(memory);
+  float* constants = parts.part<float>(columns_);
+  int32_t* centres = parts.part<int32_t>(columns_);
+  const double row_centre = r.has_row ? std::floor(std::min(bounds.codes, 1e9) / 2) : 0.0;
+  const double rows = r.has_row ? most_row_ : 0.0;
+  double most = 0, most_code = 0;
   for (int64_t i = 0; i < columns_; ++i) {
-    const double offset = static_cast<double>(offset_[i]);
-    const double folded = (constant[i] + bias[i] - offset) / static_cast<double>(scale_[i]);
-    out[i] = static_cast<float>(folded);
-    const double error = error_[i] + 2.25 * std::fabs(folded);
-    most = error <= most ? most : error;  // a NaN stays
+    const double scale = static_cast<double>(scale_[i]);
+    const double rest = r.constant[i] + r.bias[i] - static_cast<double>(offset_[i]) +
+                        (r.has_row ? row_centre * r.row[i] : 0.0);
+    const double wanted = std::round(-rest / r.product[i]);
+    const double centre = wanted > 0.0 ? std::min(wanted, 2147483647.0) : 0.0;
+    const double constant = (rest + centre * r.product[i]) / scale;
+    constants[i] = static_cast<float>(constant), centres[i] = static_cast<int32_t>(centre);
+    const double size = std::fabs(constant);
+    const double code = std::fabs(r.product[i]) / scale * std::max(centre, bounds.sums[i]) + size;
+    most = size <= most ? most : size;
+    most_code = code <= most_code ? most_code : code;
   }
-  const double error = most * kUnit + kUnit;
-  return error < kMostError ? static_cast<float>(0.5 - error) : -1.0f;
+  const double error = kUnit * (fixed_error_ + 5.25 * most), slope = kUnit * 7.25 * rows;
+  const bool fits = cutter_.tie >= 0.0f && error < kMostError &&
+                    most_code + rows * bounds.codes < kMostCode;
+  double tie = fits ? 0.5 - error : -1.0;
+  // With a sum of codes for each element the bound is that of the largest.
+  if (r.each) tie -= slope * (bounds.codes - row_centre);
+  return {constants, centres, static_cast<int32_t>(row_centre),
+          static_cast<float>(tie), static_cast<float>(slope * 1.001)};
 }
 
-CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const float* folded, float tie) const {
+CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const Folded& f) const {
   const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o, least_ + o, top_ + o, cutter_.tie};
-  return {exact, cutter, product_ + o, row_ + o, folded + o, tie};
+  return {exact, cutter, product_ + o, row_ + o, f.constant + o, f.centre + o, f.row_centre, f.tie,
+          f.slope};
 }
 
 }  // namespace bc

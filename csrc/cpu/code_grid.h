@@ -6,11 +6,16 @@
 //
 // Of reals, u = fl(fl(y - offset) * factor) errs by d |U| more than q at most: see isa/cut.h.
 //
-// Of sums, u = S p' + (A r' + c') in float32 with p' = p / scale, r' = r / scale and c' = (c + bias -
-// offset) / scale, each rounded once. S and A are below 2^24, so exact. The first product errs by 2 d
-// |S p'|, the second and its sum by 3 d |A r'| + 2 d |c'|, the last sum by d |u|. Together with q that
-// is less than d (2.25 |S p'| + 3.25 |A r'| + 2.25 |c'| + 4 (top + 2) + 1.25 |offset| / scale), the
-// quarters being room for squares of d and what doubles err. S and A are bounded by the weights.
+// Of sums, u = S' p' + (A' r' + c') in float32. S' = S - centre and A' = A - row_centre are whole
+// numbers, p' = p / scale, r' = r / scale, and c' is all that does not depend on the sums, in steps of
+// the grid; the centres are chosen so that A' and c' are small. Each of the five is rounded once. With
+// a = |A' r'| the first product errs by 3 d |S' p'|, the second and its sum by 4 d a + 2 d |c'|, the
+// last sum by d |u|; and |S' p'| <= |u| + a + |c'|. Together with q that is less than
+//
+//     d (7 (top + 2) + 7.25 a + 5.25 |c'| + 1.25 |offset| / scale)
+//
+// the quarters being room for squares of d and what doubles err. What depends on a is found row by
+// row, so that sums of any length at 8 bits are found in float32 too.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +25,18 @@
 
 namespace bc {
 
+// What of a CodeReadout belongs to one place of a convolution: constants of all columns.
+struct Folded {
+  const float* constant;
+  const int32_t* centre;
+  int32_t row_centre;
+  float tie, slope;
+
+  static int64_t bytes(int64_t columns);
+};
+
 class CodeGrid {
  public:
-  // What sums can be: for each column the largest, and the largest sum of left codes.
-  struct Bounds {
-    const double* sums;
-    double codes;
-  };
-
   static int64_t bytes(int64_t columns);
 
   // Copies what it needs of a sink with grids to `memory`. floor: reals below 0 count as 0.
@@ -36,20 +45,25 @@ class CodeGrid {
   const RowCutter& cutter() const { return cutter_; }
 
   // Makes product and row of a readout ready.
-  void set(const Readout& readout, const Bounds& bounds);
-  // Constant and bias of all columns to `out`; gives the tie of CodeReadout.
-  float fold(const double* constant, const double* bias, float* out) const;
+  void set(const Readout& readout);
 
-  // For columns from o on.
-  CodeReadout from(int64_t o, const Readout& exact, const float* folded, float tie) const;
+  // What sums can be: for each column the largest, and the largest sum of left codes.
+  struct Bounds {
+    const double* sums;
+    double codes;
+  };
+  // Constants of all columns, for a set readout, folded into `memory`.
+  Folded fold(const Readout& readout, const Bounds& bounds, uint8_t* memory) const;
+
+  // For columns from o on; the pointers of `exact` are those of column o.
+  CodeReadout from(int64_t o, const Readout& exact, const Folded& folded) const;
 
  private:
   int64_t columns_;
   float *scale_, *offset_, *factor_, *product_, *row_;
-  double* error_;  // of a column, in d, without what comes from its constant
   uint8_t *least_, *top_;
   RowCutter cutter_;
+  double most_row_ = 0, fixed_error_ = 0;  // of r'; of what is the same for all places, in d
 };
-
 
 }  // namespace bc

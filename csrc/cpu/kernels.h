@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attend.h"
+
 namespace bc {
 
 // Rows of left codes times a panel of right codes. A row is the chain of `segments` runs of
@@ -69,19 +71,35 @@ struct RowCutter {
 };
 
 // How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the
-// same without that term.
+// same without that term. each: row_sums[r * stride + c] belongs to column c alone.
 struct Readout {
   const double *product, *row, *constant, *bias;
-  bool has_row = true, has_bias = true;
+  bool has_row = true, has_bias = true, each = false;
 };
 
-// How sums become codes: product, row and constant are those of the readout, bias included, in steps
-// of the output's grid; see code_grid.h for the tie.
+// How sums become codes, in steps of the output's grid: (sum - centre) * product + (row_sum -
+// row_centre) * row + constant. Codes are decided exactly beyond tie - slope * |row_sum -
+// row_centre|, where each is set beyond tie. ../code_grid.h has why.
 struct CodeReadout {
   Readout exact;
   RowCutter cutter;
   const float *product, *row, *constant;
-  float tie;
+  const int32_t* centre;
+  int32_t row_centre;
+  float tie, slope;
+};
+
+// A row of a depthwise convolution from interleaved pixels: tap t of place p at x + offsets[t] + p *
+// step; w [taps][channels][4] holds codes, or codes - 128 where shifted. channels is a multiple of 16,
+// and the pitch of sums and code_sums [places][channels], 64-byte aligned; code_sums may be null.
+struct DepthwiseRow {
+  const uint8_t* x;
+  const int64_t* offsets;
+  int64_t taps, step;
+  const int8_t* w;
+  bool shifted;
+  int64_t places, channels;
+  int32_t *sums, *code_sums;
 };
 
 // One step of a chain (bits.h) on rows of n channels; row 0 has its operand at data. Only steps with
@@ -146,21 +164,7 @@ struct Kernels {
   void (*read_each)(const int32_t* sums, int64_t n, const int32_t* row_sums, const double* product,
                     const double* row, const double* constant, const double* bias, float* out);
 
-  // Attention, one row of logits at a time; isa/softmax.h.
-  // out[i] = float(sums[i] * product + row + constant[i]) in double, from left to right.
-  void (*logits_row)(const int32_t* sums, int64_t n, double product, double row,
-                     const double* constant, float* out);
-  // x[i] = x[i] + term, or x[i] * term; one term for the row or one for each element.
-  void (*apply_row)(float* x, int64_t n, float term, bool multiply);
-  void (*apply_each)(float* x, int64_t n, const float* term, bool multiply);
-  // The codes [rows][n] of the softmax of each row. x is overwritten; its rows are `stride` apart and
-  // have room for n rounded up to 16.
-  void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
-                        float offset, float top, uint8_t* out);
-  // The codes of what softmax divides by the sum of its row, and 1 / that sum. out has room for n
-  // rounded up to 16 codes in its last row.
-  void (*row_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
-                    float top, uint8_t* out, float* gains);
+  const Attending* attending;  // attention on codes; attend.h
   // out[i] = float((sums[i] - row_sum * centre[i]) * gain + total * mean[i]) in double.
   void (*read_centred)(const int32_t* sums, int64_t n, int32_t row_sum, double gain, double total,
                        const double* centre, const double* mean, float* out);
@@ -176,6 +180,12 @@ struct Kernels {
   void (*gelu_tanh_row)(const float* x, int64_t n, float* out);
   void (*sigmoid_row)(const float* x, int64_t n, float* out);
   void (*silu_row)(const float* x, int64_t n, float* out);
+  // Rows [rows][n], or columns [rows][columns], divided by their length, at least `least`;
+  // isa/lengths.h.
+  void (*unit_rows)(const float* x, int64_t rows, int64_t n, int64_t pitch, float least, float* out,
+                    int64_t out_pitch);
+  void (*unit_columns)(const float* x, int64_t rows, int64_t columns, int64_t pitch, float least,
+                       float* out, int64_t out_pitch);
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);
@@ -194,14 +204,10 @@ struct Kernels {
   void (*cut_rows)(const RowCutter& cutter, int64_t rows, int64_t n, const float* x,
                    int64_t x_stride, uint8_t* out, int64_t out_stride);
   // Depthwise convolution by four taps of a column at a time; null where `depthwise` serves.
-  // out[4 i + j] = rows[j][i], 0 where the row is null.
+  // out[4 i + j] = rows[j][i], 0 where the row is null. Goes on to the next multiple of 64, what is
+  // read and written there being of no meaning; out is 64-byte aligned.
   void (*interleave)(const uint8_t* const rows[4], int64_t n, uint8_t* out);
-  // Sums of products (sums) and of codes (code_sums) at `places` places of `channels` channels.
-  // x: interleaved pixels, tap t of place p at x + offsets[t] + p * step; w: [taps][channels rounded
-  // up to 16][4], codes - 128.
-  void (*depthwise_row)(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
-                        const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
-                        int32_t* code_sums);
+  void (*depthwise_row)(const DepthwiseRow& row);
 
   // The form that code_bytes, step, panel_bytes, pack_panel and product are: for codes of any width.
   const Form* codes;

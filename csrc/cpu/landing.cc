@@ -18,21 +18,23 @@ bool Landing::only_floor() const {
   return tail_.count == 1 && tail_.steps[0].kind == BC_RELU;
 }
 
-void Landing::prepare(const Readout& readout, const CodeGrid::Bounds& bounds, bool depthwise,
-                      uint8_t* memory) {
+void Landing::prepare(const Readout& readout, uint8_t* memory) {
   if (!codes()) return;
   grid_.emplace(sink_, tail_.channels, codes_straight_ && only_floor(), memory);
-  grid_->set(readout, bounds);
-  if (codes_straight_ && !depthwise && grid_->cutter().tie >= 0.0f) return;
-  codes_straight_ = false;
-  grid_.emplace(sink_, tail_.channels, false, memory);
+  codes_straight_ = codes_straight_ && grid_->cutter().tie >= 0.0f;
+  if (codes_straight_) {
+    grid_->set(readout);
+  } else {
+    grid_.emplace(sink_, tail_.channels, false, memory);
+  }
 }
 
-void Landing::fold(const double* constant, const double* bias, float* out) const {
-  if (codes_straight_) out[tail_.channels] = grid_->fold(constant, bias, out);
+Folded Landing::fold(const Readout& readout, const CodeGrid::Bounds& bounds,
+                     uint8_t* memory) const {
+  return codes_straight_ ? grid_->fold(readout, bounds, memory) : Folded{};
 }
 
-void Landing::read(const Readout& readout, const float* folded, const Sums& s,
+void Landing::read(const Readout& readout, const Folded& folded, const Sums& s,
                    float* scratch) const {
   if (!codes_straight_) {
     k_.read_rows(readout, s.count, s.filters, s.sums, s.stride, s.row_sums, s.row_stride,
@@ -40,9 +42,8 @@ void Landing::read(const Readout& readout, const float* folded, const Sums& s,
     return;
   }
   uint8_t* out = bytes_of(s.first) + s.o;
-  const float tie = folded[tail_.channels];
-  const CodeReadout codes = grid_->from(s.o, readout, folded, tie);
-  if (tie >= 0.0f) {
+  const CodeReadout codes = grid_->from(s.o, readout, folded);
+  if (codes.tie >= 0.0f) {
     k_.read_codes(codes, s.count, s.filters, s.sums, s.stride, s.row_sums, s.row_stride, out,
                   sink_.pitch);
     return;

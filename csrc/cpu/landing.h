@@ -14,14 +14,14 @@ class Landing {
  public:
   Landing(const Kernels& k, const bc_run& run, int64_t out_h, int64_t out_w, int64_t filters);
 
-  // Memory for all threads together, and what makes it ready. Sums that are read one code sum an element
-  // (`depthwise`) are read as reals first.
+  // Memory for all threads together, and what makes it ready.
   int64_t bytes() const { return sink_.scale == nullptr ? 0 : CodeGrid::bytes(tail_.channels); }
-  void prepare(const Readout& readout, const CodeGrid::Bounds& bounds, bool depthwise,
-               uint8_t* memory);
+  void prepare(const Readout& readout, uint8_t* memory);
 
-  // Constants of all filters in the sink's grid to `out` [filters + 1], the last being a tie.
-  void fold(const double* constant, const double* bias, float* out) const;
+  // The constants of a readout of all filters in the sink's grid, in memory of its own for each place
+  // and thread.
+  int64_t folded_bytes() const { return bytes() == 0 ? 0 : Folded::bytes(tail_.channels); }
+  Folded fold(const Readout& readout, const CodeGrid::Bounds& bounds, uint8_t* memory) const;
 
   // A block of sums: `count` pixels from `first` on, `filters` of them from `o` on.
   struct Sums {
@@ -32,8 +32,8 @@ class Landing {
     int64_t row_stride;
   };
   // Reads sums to the sink, or else to scratch [count][all filters]. Pointers of the readout are
-  // those of filter o; folded is what `fold` gave.
-  void read(const Readout& readout, const float* folded, const Sums& sums, float* scratch) const;
+  // those of filter o.
+  void read(const Readout& readout, const Folded& folded, const Sums& sums, float* scratch) const;
 
   // Where the reals of pixel `first` and those behind it are wanted, `pitch()` apart.
   float* place(int64_t first, float* scratch) const {

@@ -29,8 +29,8 @@ std::vector<float> inverses(const std::vector<float>& scale) {
   return factor;
 }
 
-// [columns of four taps][channels rounded up to 16][4], codes - 128; a missing tap is 0.
-std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
+// [columns of four taps][channels rounded up to 16][4], codes less `shift`; a missing tap is 0.
+std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w, int shift) {
   const int64_t wide = (c.channels + 15) / 16 * 16, groups = (c.kernel_h + 3) / 4;
   std::vector<int8_t> all(static_cast<size_t>(groups * c.kernel_w * wide * 4));
   for (int64_t channel = 0; channel < c.channels; ++channel) {
@@ -38,7 +38,7 @@ std::vector<int8_t> by_columns(const bc_conv2d& c, const uint8_t* w) {
       for (int64_t tx = 0; tx < c.kernel_w; ++tx) {
         const int64_t column = ty / 4 * c.kernel_w + tx;
         all[static_cast<size_t>((column * wide + channel) * 4 + ty % 4)] = static_cast<int8_t>(
-            w[(channel * c.kernel_h + ty) * c.kernel_w + tx] - 128);
+            w[(channel * c.kernel_h + ty) * c.kernel_w + tx] - shift);
       }
     }
   }
@@ -90,7 +90,8 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
   ones = has_row && c.groups == 1 && c.filters % 16 != 0 && !depthwise();
   if (depthwise()) {
     if (k.depthwise_row != nullptr) {
-      by_column = by_columns(c, spec.w);
+      shifted_columns = spec.w_bits == 8;
+      by_column = by_columns(c, spec.w, shifted_columns ? 128 : 0);
       return;
     }
     for (int64_t t = 0; t < all; ++t) {
@@ -112,13 +113,15 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
   }
 }
 
-void bc_layer::cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out) const {
+void bc_layer::cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out,
+                   int64_t out_pitch) const {
   constexpr int64_t kWide = 48;  // from here on rows fill their vectors well
-  if (pitch == c.channels && c.channels < kWide) return k.cut(x, rows * c.channels, cutter(), out);
+  if (pitch == c.channels && out_pitch == c.channels && c.channels < kWide)
+    return k.cut(x, rows * c.channels, cutter(), out);
   const bool fast = !factor.empty();
   const float tie = fast ? 0.5f - (bc::top_code(bits) + 1.0f) * 9.5367431640625e-7f : -1.0f;
   k.cut_rows({scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie}, rows,
-             c.channels, x, pitch, out, c.channels);
+             c.channels, x, pitch, out, out_pitch);
 }
 
 namespace bc {

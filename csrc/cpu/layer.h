@@ -29,12 +29,12 @@ struct bc_layer {
             static_cast<int64_t>(scale.size()), bc::top_code(bits)};
   }
 
-  // Rows of the reals that it takes, `pitch` apart, to codes side by side.
-  void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out) const;
+  // Rows of the reals that it takes to codes.
+  void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out, int64_t out_pitch) const;
   // Of filters from o on, with the constants of some place.
   bc::Readout readout(int64_t o, const double* constant) const {
     return {reading.product.data() + o, reading.row.data() + o, constant + o,
-            reading.bias.data() + o, has_row, has_bias};
+            reading.bias.data() + o, has_row, has_bias, depthwise()};
   }
   // Columns of a panel: the filters of a group, and where `ones` a last one that adds up the codes.
   int64_t columns() const { return c.filters / c.groups + (ones ? 1 : 0); }
@@ -60,6 +60,7 @@ struct bc_layer {
   std::vector<bc::Panel> panels;  // [groups], not where depthwise
   std::vector<int32_t> by_tap;    // depthwise: [taps][channels]
   std::vector<int8_t> by_column;  // depthwise by columns of four taps
+  bool shifted_columns = false;   // they are codes - 128
 };
 
 namespace bc {
@@ -95,7 +96,8 @@ class LineReader {
 
   // Bytes of scratch for each thread.
   int64_t bytes() const {
-    return (static_cast<int64_t>(classes_.size()) + 1) * class_bytes_ + Scratch::bytes<Range>(1);
+    return (static_cast<int64_t>(classes_.size()) + 1) * class_bytes_ +
+           Scratch::bytes<Range>(1) + Scratch::bytes<Folded>(static_cast<int64_t>(classes_.size()) + 1);
   }
   void prepare(uint8_t* memory) const;
 
@@ -123,12 +125,20 @@ class LineReader {
   };
   static Range inside(int64_t place, int64_t size, int64_t kernel, int64_t stride, int64_t pad,
                       int64_t dilation);
-  void set_constants(const Range& rows, const Range& columns, double* constants) const;
-  void read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
-                  const float* folded, float* scratch) const;
-  float* folded(double* constants) const {
-    return reinterpret_cast<float*>(constants + layer_.c.filters);
+  // What a thread keeps of each class, the last being that of all taps inside.
+  struct Kept {
+    Range* rows;  // whose constants they are
+    Folded* folded;
+    uint8_t* constants;
+  };
+  Kept kept(uint8_t* memory) const;
+  double* constants(const Kept& kept, size_t i) const {
+    return reinterpret_cast<double*>(kept.constants + static_cast<int64_t>(i) * class_bytes_);
   }
+  void set_constants(const Range& rows, const Range& columns, const Kept& kept, size_t i) const;
+  void fold(const Kept& kept, size_t i, double codes) const;
+  void read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
+                  const Folded& folded, float* scratch) const;
 
   const bc_layer& layer_;
   const Landing& landing_;

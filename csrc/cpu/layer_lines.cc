@@ -25,16 +25,17 @@ class Lines {
         own_sums_(layer.has_row && !layer.ones && !layer.depthwise()),
         in_place_(layer.depthwise() || layer.form.load == nullptr),
         each_(in_place_ ? group_channels(c_) : layer.form.pixel_bytes(group_channels(c_))),
-        pixel_(c_.groups * each_),
+        pixel_(columns_ ? (c_.channels + 15) / 16 * 16 : c_.groups * each_),
+        width_(columns_ ? pixel_ : layer.sums_stride()),
         line_((c_.width + 2 * c_.pad_w) * pixel_),
         pixel_sums_((c_.width + 2 * c_.pad_w) * c_.groups),
         plan_(plan_rows(c_, p_.out_h, p_.out_w, line_, threads)),
-        stretch_(stretch_of(layer, p_.out_w)),
+        stretch_(stretch_of(layer.depthwise() ? 2 * width_ : width_, p_.out_w)),
         whole_rows_(c_.groups == 1 && c_.dilation_w == 1),
         segments_(whole_rows_ ? c_.kernel_h : taps(c_)),
         pixels_(whole_rows_ ? c_.kernel_w : 1),
         columns_of_taps_((c_.kernel_h + 3) / 4),
-        interleaved_(Scratch::bytes<uint8_t>(4 * line_ + kPad)),
+        interleaved_(Scratch::bytes<uint8_t>(4 * line_ + 4 * kPad)),
         head_{&layer.k, picture.run.head, picture.run.head_count, c_.channels},
         landing_(layer.k, picture.run, picture.out_h, picture.out_w, c_.filters),
         reader_(layer, picture, landing_) {}
@@ -43,7 +44,6 @@ class Lines {
     const int64_t each_slot = slot(nullptr).bytes;
     Scratch scratch(landing_.bytes() + threads * each_slot);
     landing_.prepare(l_.readout(0, l_.reading.constant.data()),
-                     {l_.most_sums.data(), l_.most_codes}, l_.depthwise(),
                      scratch.part<uint8_t>(landing_.bytes()));
     uint8_t* slots = scratch.part<uint8_t>(threads * each_slot);
     for (int i = 0; i < threads; ++i) reader_.prepare(slot(slots + i * each_slot).constants);
@@ -69,8 +69,8 @@ class Lines {
     Slot s{};
     s.constants = parts.part<uint8_t>(reader_.bytes());
     s.lines = parts.part<uint8_t>(plan_.lines * line_ + kPad);
-    s.sums = parts.part<int32_t>(stretch_ * l_.sums_stride());
-    s.code_sums = parts.part<int32_t>((l_.depthwise() ? stretch_ : p_.out_w) * c_.groups);
+    s.sums = parts.part<int32_t>(stretch_ * width_);
+    s.code_sums = parts.part<int32_t>(l_.depthwise() ? stretch_ * width_ : p_.out_w * c_.groups);
     s.pointers = parts.part<const void*>(2 * segments_ + 2 * taps(c_));
     if (turns()) s.pixels = parts.part<float>(c_.width * c_.channels);
     s.reals = parts.part<float>(stretch_ * c_.filters);
@@ -87,9 +87,9 @@ class Lines {
   }
 
   // Places whose sums fill half of L1: whole tiles, and stretches of about one length.
-  static int64_t stretch_of(const bc_layer& layer, int64_t out_w) {
+  static int64_t stretch_of(int64_t width, int64_t out_w) {
     constexpr int64_t kBytes = 20480, kTile = 24;
-    const int64_t fit = std::max<int64_t>(kBytes / (4 * layer.sums_stride()) / kTile, 1) * kTile;
+    const int64_t fit = std::max<int64_t>(kBytes / (4 * width) / kTile, 1) * kTile;
     const int64_t parts = (out_w + fit - 1) / fit;
     return std::min(out_w, ((out_w + parts - 1) / parts + kTile - 1) / kTile * kTile);
   }
@@ -121,28 +121,33 @@ class Lines {
     std::memset(line + left + c_.width * pixel_, 0, static_cast<size_t>(left));
   }
 
-  // The codes of a line side by side: at `to`, or where they lie if they need not be there.
+  // The codes of a line: at `to`, pixels side by side or as lines hold them, or where they lie if they
+  // need not be there.
   const uint8_t* codes_of(int64_t image, int64_t y, uint8_t* to, float* pixels) const {
     const bc_run& r = p_.run;
     const int64_t first = (image * c_.height + y) * c_.width, n = c_.channels;
+    const int64_t pitch = in_place_ ? pixel_ : n;
     if (r.x_codes != 0) {
       const uint8_t* x = p_.codes() + first * r.pitch;
       if (!in_place_) return close_up(x, c_.width, n, r.pitch, to);
-      if (r.pitch == n) {
+      if (r.pitch == n && pitch == n) {
         std::memcpy(to, x, static_cast<size_t>(c_.width * n));
-        return to;
+      } else if (r.pitch == n && columns_) {
+        k_.load_rows(x, c_.width, n, pitch, to);
+      } else {
+        for (int64_t i = 0; i < c_.width; ++i) std::copy_n(x + i * r.pitch, n, to + i * pitch);
       }
-      return close_up(x, c_.width, n, r.pitch, to);
+      return to;
     }
     if (r.x_order == BC_CHANNELS_FIRST) {
       const int64_t plane = c_.height * c_.width;
       k_.turn(p_.reals() + image * n * plane + y * c_.width, n, c_.width, plane, pixels, n);
-      l_.cut(pixels, c_.width, n, to);
+      l_.cut(pixels, c_.width, n, to, pitch);
     } else if (head_.empty()) {
-      l_.cut(p_.reals() + first * r.pitch, c_.width, r.pitch, to);
+      l_.cut(p_.reals() + first * r.pitch, c_.width, r.pitch, to, pitch);
     } else {
       head_.run(first, c_.width, p_.reals() + first * r.pitch, r.pitch, pixels, pixels, n);
-      l_.cut(pixels, c_.width, n, to);
+      l_.cut(pixels, c_.width, n, to, pitch);
     }
     return to;
   }
@@ -151,7 +156,6 @@ class Lines {
   void row(int64_t image, int64_t oy, int64_t r, const Slot& s) const {
     if (own_sums_) add_up(r, s);
     if (columns_) interleave(r, s);
-    const int64_t width = l_.sums_stride();
     for (int64_t first = 0; first < p_.out_w; first += stretch_) {
       const int64_t last = std::min(p_.out_w, first + stretch_);
       if (columns_) {
@@ -162,13 +166,13 @@ class Lines {
         for (int64_t g = 0; g < c_.groups; ++g) multiply(r, first, last, g, s);
       }
       const int32_t* code_sums = s.code_sums;
-      int64_t code_stride = c_.groups;
+      int64_t code_stride = l_.depthwise() || l_.ones ? width_ : c_.groups;
       if (l_.ones) {
-        code_sums = s.sums + c_.filters, code_stride = width;
+        code_sums = s.sums + c_.filters;
       } else if (!l_.depthwise()) {
         code_sums += first * c_.groups;
       }
-      reader_.read(image, oy, first, last, {s.sums, width, code_sums, code_stride}, s.constants,
+      reader_.read(image, oy, first, last, {s.sums, width_, code_sums, code_stride}, s.constants,
                    s.reals);
     }
   }
@@ -206,7 +210,7 @@ class Lines {
     const Panel& panel = l_.panels[static_cast<size_t>(group)];
     l_.form.product({runs, segments_, pixels_ * group_channels(c_), c_.stride_w * pixel_,
                      last - first, panel.data(), l_.columns(), panel.shifted(),
-                     s.sums + group * group_filters(c_), l_.sums_stride(), pixels_});
+                     s.sums + group * group_filters(c_), width_, pixels_});
   }
 
   // Depthwise, four taps of a column in one word.
@@ -221,13 +225,14 @@ class Lines {
 
   void by_columns(int64_t first, int64_t last, const Slot& s) const {
     int64_t* offsets = reinterpret_cast<int64_t*>(s.pointers);
-    const int64_t step = c_.stride_w * c_.channels * 4;
+    const int64_t step = c_.stride_w * pixel_ * 4;
     for (int64_t j = 0; j < columns_of_taps_; ++j) {
       for (int64_t tx = 0; tx < c_.kernel_w; ++tx)
-        offsets[j * c_.kernel_w + tx] = j * interleaved_ + tx * c_.dilation_w * c_.channels * 4;
+        offsets[j * c_.kernel_w + tx] = j * interleaved_ + tx * c_.dilation_w * pixel_ * 4;
     }
-    k_.depthwise_row(s.interleaved + first * step, offsets, columns_of_taps_ * c_.kernel_w, step,
-                     l_.by_column.data(), last - first, c_.channels, s.sums, s.code_sums);
+    k_.depthwise_row({s.interleaved + first * step, offsets, columns_of_taps_ * c_.kernel_w, step,
+                      l_.by_column.data(), l_.shifted_columns, last - first, pixel_, s.sums,
+                      l_.has_row ? s.code_sums : nullptr});
   }
 
   // Depthwise, one place at a time.
@@ -256,7 +261,7 @@ class Lines {
   bc_conv2d c_;
   bool columns_, own_sums_;  // depthwise by columns of taps; sums of codes pixel by pixel
   bool in_place_;
-  int64_t each_, pixel_, line_, pixel_sums_;
+  int64_t each_, pixel_, width_, line_, pixel_sums_;
   Plan plan_;
   int64_t stretch_;
   bool whole_rows_;

@@ -31,12 +31,11 @@ class Rows {
 
   void run(int use) {
     const int64_t each_slot = slot(nullptr).bytes;
-    Scratch scratch(landing_.bytes() + Scratch::bytes<float>(c_.filters + 1) + use * each_slot);
-    float* folded = scratch.part<float>(c_.filters + 1);
-    const Reading& reading = l_.reading;
-    landing_.prepare(l_.readout(0, reading.constant.data()), {l_.most_sums.data(), l_.most_codes},
-                     false, scratch.part<uint8_t>(landing_.bytes()));
-    landing_.fold(reading.constant.data(), reading.bias.data(), folded);
+    Scratch scratch(landing_.bytes() + landing_.folded_bytes() + use * each_slot);
+    const Readout readout = l_.readout(0, l_.reading.constant.data());
+    landing_.prepare(readout, scratch.part<uint8_t>(landing_.bytes()));
+    const Folded folded = landing_.fold(readout, {l_.most_sums.data(), l_.most_codes},
+                                        scratch.part<uint8_t>(landing_.folded_bytes()));
     uint8_t* slots = scratch.part<uint8_t>(use * each_slot);
     const int64_t blocks = (rows_ + block_ - 1) / block_;
     const int64_t each = std::max<int64_t>(1, std::min<int64_t>(16, blocks / (8 * use)));
@@ -92,15 +91,15 @@ class Rows {
     }
     const float* x = static_cast<const float*>(r_.x) + first * r_.pitch;
     if (head_.empty()) {
-      l_.cut(x, count, r_.pitch, codes);
+      l_.cut(x, count, r_.pitch, codes, n);
     } else {
       head_.run(first, count, x, r_.pitch, reals, reals, n);
-      l_.cut(reals, count, n, codes);
+      l_.cut(reals, count, n, codes, n);
     }
     return codes;
   }
 
-  void block(int64_t first, int64_t count, const Slot& s, const float* folded) const {
+  void block(int64_t first, int64_t count, const Slot& s, const Folded& folded) const {
     const uint8_t* left = nullptr;
     int64_t stride = pixel_;
     if (reads_x(first, count)) {

@@ -39,7 +39,7 @@ class Attention {
     for (const Term& term : terms) hold_term(term);
     for (size_t t = 0; t < terms_.size(); ++t) {
       const Held& held = terms_[t];
-      records_.push_back({{held.data.data(), held.starts.data(), a_.keys, 1}, held.multiply,
+      records_.push_back({{held.data.data(), held.starts.data(), 1, a_.queries}, held.multiply,
                           held.skip.empty() ? nullptr : held.skip.data()});
     }
     a_.terms = records_.data(), a_.term_count = static_cast<int64_t>(records_.size());
@@ -125,7 +125,7 @@ class Attention {
     check<float>(data, "a term", 3);
     const int64_t matrices = static_cast<int64_t>(data.shape(0));
     Held held;
-    held.data = copied<float>(data, "a term", {matrices, a_.queries, a_.keys});
+    held.data = turned(read<float>(data, "a term", {matrices, a_.queries, a_.keys}), matrices);
     held.starts = copied<int64_t>(which, "the matrices of a term", {a_.batch});
     for (int64_t& start : held.starts) {
       if (start < 0 || start >= matrices) refuse("a term has no such matrix");
@@ -134,6 +134,19 @@ class Attention {
     if (skip.has_value()) held.skip = copied<uint8_t>(*skip, "skip", {a_.batch});
     held.multiply = multiply ? 1 : 0;
     terms_.push_back(std::move(held));
+  }
+
+  // [matrices][keys][queries]: the kernel reads a term key by key.
+  std::vector<float> turned(const float* from, int64_t matrices) const {
+    const int64_t size = a_.queries * a_.keys;
+    std::vector<float> to(static_cast<size_t>(matrices * size));
+    for (int64_t m = 0; m < matrices; ++m, from += size) {
+      for (int64_t i = 0; i < a_.queries; ++i) {
+        for (int64_t j = 0; j < a_.keys; ++j)
+          to[static_cast<size_t>(m * size + j * a_.queries + i)] = from[i * a_.keys + j];
+      }
+    }
+    return to;
   }
 
   void hold_out_grid(const OutGrid& grid) {

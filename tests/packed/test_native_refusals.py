@@ -61,9 +61,6 @@ BAD_VALUES = {
     "attend: bits": lambda: attention(bits=[2, 2, 9, 2]),
     "attend: a term of other keys": lambda: attention(terms=[(zeros(1, 4, 4, dtype=f32), False)]),
     "attend: terms of another batch": lambda: attention(terms=[(zeros(2, 4, 5, dtype=f32), False)]),
-    "attend: keys of a term apart": lambda: attention(
-        terms=[(zeros(1, 5, 4, dtype=f32).mT, False)]
-    ),
     "attend: out": lambda: attention(out=zeros(1, 4, 3, dtype=f32)),
     "attend: no keys": lambda: attention(k=zeros(1, 0, 3, dtype=f32), v=zeros(1, 0, 2, dtype=f32)),
     "attend: threads": lambda: attention(threads=0),

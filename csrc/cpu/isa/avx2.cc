@@ -9,6 +9,7 @@
 #include "cut.h"
 #include "read.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -174,11 +175,7 @@ const Kernels kAvx2 = {
     2,           widen_rows,   Cut::panel_bytes, pack_panel,
     product,     depthwise,    sum_rows,         read_row,
     read_each,
-    logits_row,
-    apply_row,
-    apply_each,
-    softmax_codes,
-    row_codes,
+    &kAttendAvx2,
     read_centred,
     exp2_row,
     layer_norm_rows,
@@ -187,6 +184,8 @@ const Kernels kAvx2 = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

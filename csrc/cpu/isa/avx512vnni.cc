@@ -9,8 +9,11 @@
 #include "cut.h"
 #include "read.h"
 #include "read512.h"
+#include "depthwise512.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
+#include "avx2_forms.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -223,60 +226,13 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
   }
 }
 
-void interleave(const uint8_t* const rows[4], int64_t n, uint8_t* out) {
-  for (int64_t i = 0; i < n; i += 16, out += 64) {
-    const __mmask16 inside =
-        n - i >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << (n - i)) - 1);
-    __m512i words = _mm512_setzero_si512();
-    for (int j = 0; j < 4; ++j) {
-      if (rows[j] == nullptr) continue;
-      const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(inside, rows[j] + i));
-      words = _mm512_or_si512(words, _mm512_sllv_epi32(codes, _mm512_set1_epi32(8 * j)));
-    }
-    _mm512_storeu_si512(out, words);
-  }
-}
-
-// 16 channels of all places; kTaps columns of taps, or `taps` of them where kTaps is 0.
-template <int kTaps>
-void depthwise_channels(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
-                        const int8_t* w, int64_t pitch, int64_t places, int64_t channels,
-                        __mmask16 inside, int32_t* sums, int32_t* code_sums) {
-  const __m512i ones = _mm512_set1_epi8(1);
-  const int64_t count = kTaps > 0 ? kTaps : taps;
-  __m512i held[kTaps > 0 ? kTaps : 1];
-  for (int t = 0; t < kTaps; ++t) held[t] = _mm512_loadu_si512(w + t * pitch);
-  for (int64_t p = 0; p < places; ++p, x += step) {
-    __m512i sum = _mm512_setzero_si512(), codes = _mm512_setzero_si512();
-    for (int64_t t = 0; t < count; ++t) {
-      const __m512i here = _mm512_loadu_si512(x + offsets[t]);
-      const __m512i weights = kTaps > 0 ? held[t] : _mm512_loadu_si512(w + t * pitch);
-      sum = _mm512_dpbusd_epi32(sum, here, weights);
-      codes = _mm512_dpbusd_epi32(codes, here, ones);
-    }
-    sum = _mm512_add_epi32(sum, _mm512_slli_epi32(codes, 7));  // the weights are codes - 128
-    _mm512_mask_storeu_epi32(sums + p * channels, inside, sum);
-    _mm512_mask_storeu_epi32(code_sums + p * channels, inside, codes);
-  }
-}
-
-void depthwise_row(const uint8_t* x, const int64_t* offsets, int64_t taps, int64_t step,
-                   const int8_t* w, int64_t places, int64_t channels, int32_t* sums,
-                   int32_t* code_sums) {
-  const int64_t pitch = (channels + 15) / 16 * 64;
-  for (int64_t c = 0; c < channels; c += 16) {
-    const int64_t rest = channels - c;
-    const __mmask16 inside =
-        rest >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << rest) - 1);
-    (taps == 3 ? depthwise_channels<3> : depthwise_channels<0>)(
-        x + 4 * c, offsets, taps, step, w + 4 * c, pitch, places, channels, inside, sums + c,
-        code_sums + c);
-  }
-}
-
 constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
 
-const Form& form_for(int, int, const Extent&) { return kBytes; }
+// Lookups of AVX2 are ahead where a unit of four bits and 64 columns are about full.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.length() >= 256;
+  return bits && extent.channels >= 16 && extent.columns > 48 ? kAvx2Bits : kBytes;
+}
 
 }  // namespace
 
@@ -302,11 +258,7 @@ const Kernels kAvx512vnni = {
     sum_all,
     read_row,
     read_each,
-    logits_row,
-    apply_row,
-    apply_each,
-    softmax_codes,
-    row_codes,
+    &kAttendAvx512,
     read_centred,
     exp2_row,
     layer_norm_rows,
@@ -315,6 +267,8 @@ const Kernels kAvx512vnni = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows_512,

@@ -16,8 +16,13 @@ inline void read_rows(const Readout& r, int64_t rows, int64_t n, const int32_t* 
                       int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                       float* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; ++i) {
-    read_row(sums + i * sums_stride, n, row_sums[i * row_sums_stride], r.product, r.row, r.constant,
-             r.bias, out + i * out_stride);
+    const int32_t *from = sums + i * sums_stride, *of_row = row_sums + i * row_sums_stride;
+    float* to = out + i * out_stride;
+    if (r.each) {
+      read_each(from, n, of_row, r.product, r.row, r.constant, r.bias, to);
+    } else {
+      read_row(from, n, r.has_row ? *of_row : 0, r.product, r.row, r.constant, r.bias, to);
+    }
   }
 }
 
@@ -37,10 +42,13 @@ inline void exact_codes(const RowCutter& c, int64_t first, int64_t last, const f
   for (int64_t i = first; i < last; ++i) out[i] = exact_code(c, i, x[i]);
 }
 
+// row_sums: that of the row, or where the readout says so one for each column.
 inline void exact_codes(const CodeReadout& r, int64_t first, int64_t last,
-                        const int32_t* __restrict sums, int32_t row_sum, uint8_t* __restrict out) {
+                        const int32_t* __restrict sums, const int32_t* __restrict row_sums,
+                        uint8_t* __restrict out) {
   const Readout& e = r.exact;
   for (int64_t i = first; i < last; ++i) {
+    const int32_t row_sum = e.each ? row_sums[i] : e.has_row ? *row_sums : 0;
     const double real = sums[i] * e.product[i] + row_sum * e.row[i] + e.constant[i] + e.bias[i];
     out[i] = exact_code(r.cutter, i, static_cast<float>(real));
   }
@@ -51,10 +59,17 @@ inline void bring_between(const uint8_t* __restrict least, const uint8_t* __rest
   for (int64_t i = 0; i < n; ++i) out[i] = between(out[i], least[i], top[i]);
 }
 
-inline Reals reals_of(const int32_t* sums) {
+inline Ints load(const int32_t* words) {
   Ints ints;
-  memcpy(&ints, sums, sizeof ints);
-  return __builtin_convertvector(ints, Reals);
+  memcpy(&ints, words, sizeof ints);
+  return ints;
+}
+
+inline Reals reals_of(Ints ints) { return __builtin_convertvector(ints, Reals); }
+
+// How far from a whole number a code of this row may lie to be sure of.
+inline float tie_of_row(const CodeReadout& r, float row) {
+  return r.tie - r.slope * (row < 0.0f ? -row : row);
 }
 
 // See Kernels::read_codes.
@@ -62,21 +77,23 @@ inline void read_codes(const CodeReadout& r, int64_t rows, int64_t n, const int3
                        int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                        uint8_t* out, int64_t out_stride) {
   const int64_t whole = r.tie < 0.0f ? 0 : n / kVector * kVector;
+  const bool each = r.exact.each, shared = r.exact.has_row && !each;
   for (int64_t j = 0; j < rows; ++j, sums += sums_stride, out += out_stride) {
-    const int32_t row_sum = row_sums[j * row_sums_stride];
-    const Reals row = all(static_cast<float>(row_sum));
-    Reals most{};
+    const int32_t* of_row = row_sums + j * row_sums_stride;
+    const float row_sum = shared ? static_cast<float>(*of_row - r.row_centre) : 0.0f;
+    Reals most{}, row = all(row_sum);
     for (int64_t i = 0; i < whole; i += kVector) {
-      const Reals u = reals_of(sums + i) * load(r.product + i) +
+      if (each) row = reals_of(load(of_row + i) - r.row_centre);
+      const Reals u = reals_of(load(sums + i) - load(r.centre + i)) * load(r.product + i) +
                       (row * load(r.row + i) + load(r.constant + i));
       nearest_codes(clamp_real(u, all(255.0f)), most, out + i);
     }
-    if (beyond(most, r.tie)) {
-      exact_codes(r, 0, n, sums, row_sum, out);
+    if (beyond(most, tie_of_row(r, row_sum))) {
+      exact_codes(r, 0, n, sums, of_row, out);
       continue;
     }
     bring_between(r.cutter.least, r.cutter.top, whole, out);
-    exact_codes(r, whole, n, sums, row_sum, out);
+    exact_codes(r, whole, n, sums, of_row, out);
   }
 }
 

@@ -16,8 +16,11 @@ inline __mmask16 first_16(int64_t n) {
   return n >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << n) - 1);
 }
 
-// 16 columns of all rows.
-template <bool kRow, bool kBias>
+// Whether and how sums of codes count.
+enum class RowSums { none, one, each };
+
+// 16 columns of all rows; the pointers are those of the first of them.
+template <RowSums kRow, bool kBias>
 inline void read_16(const Readout& r, int64_t at, int64_t n, int64_t rows, const int32_t* sums,
                     int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                     float* out, int64_t out_stride) {
@@ -28,18 +31,26 @@ inline void read_16(const Readout& r, int64_t at, int64_t n, int64_t rows, const
     const int64_t i = at + 8 * h;
     product[h] = _mm512_maskz_loadu_pd(halves[h], r.product + i);
     constant[h] = _mm512_maskz_loadu_pd(halves[h], r.constant + i);
-    if (kRow) row[h] = _mm512_maskz_loadu_pd(halves[h], r.row + i);
+    row[h] = _mm512_maskz_loadu_pd(halves[h], r.row + i);
     if (kBias) bias[h] = _mm512_maskz_loadu_pd(halves[h], r.bias + i);
   }
+  const auto half = [](__m512i words, int h) {
+    return _mm512_cvtepi32_pd(h == 0 ? _mm512_castsi512_si256(words)
+                                     : _mm512_extracti64x4_epi64(words, 1));
+  };
   for (int64_t j = 0; j < rows; ++j, sums += sums_stride, out += out_stride) {
     const __m512i words = _mm512_maskz_loadu_epi32(inside, sums);
-    const __m256i ints[2] = {_mm512_castsi512_si256(words), _mm512_extracti64x4_epi64(words, 1)};
-    const __m512d row_sum =
-        kRow ? _mm512_set1_pd(row_sums[j * row_sums_stride]) : _mm512_setzero_pd();
+    const int32_t* of_row = row_sums + j * row_sums_stride;
+    __m512i codes{};
+    __m512d one{};
+    if (kRow == RowSums::each) codes = _mm512_maskz_loadu_epi32(inside, of_row);
+    if (kRow == RowSums::one) one = _mm512_set1_pd(*of_row);
     __m256 reals[2];
     for (int h = 0; h < 2; ++h) {
-      __m512d real = _mm512_mul_pd(_mm512_cvtepi32_pd(ints[h]), product[h]);
-      if (kRow) real = _mm512_add_pd(real, _mm512_mul_pd(row_sum, row[h]));
+      __m512d real = _mm512_mul_pd(half(words, h), product[h]);
+      if (kRow == RowSums::each)
+        real = _mm512_add_pd(real, _mm512_mul_pd(half(codes, h), row[h]));
+      if (kRow == RowSums::one) real = _mm512_add_pd(real, _mm512_mul_pd(one, row[h]));
       real = _mm512_add_pd(real, constant[h]);
       if (kBias) real = _mm512_add_pd(real, bias[h]);
       reals[h] = _mm512_cvtpd_ps(real);
@@ -49,13 +60,23 @@ inline void read_16(const Readout& r, int64_t at, int64_t n, int64_t rows, const
   }
 }
 
+template <RowSums kRow>
+inline void read_columns(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
+                         int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                         float* out, int64_t out_stride) {
+  const auto read = r.has_bias ? read_16<kRow, true> : read_16<kRow, false>;
+  for (int64_t i = 0; i < n; i += 16)
+    read(r, i, n - i, rows, sums + i, sums_stride, row_sums + (kRow == RowSums::each ? i : 0),
+         row_sums_stride, out + i, out_stride);
+}
+
 inline void read_rows_512(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
                           int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                           float* out, int64_t out_stride) {
-  const auto read = r.has_row ? (r.has_bias ? read_16<true, true> : read_16<true, false>)
-                              : (r.has_bias ? read_16<false, true> : read_16<false, false>);
-  for (int64_t i = 0; i < n; i += 16)
-    read(r, i, n - i, rows, sums + i, sums_stride, row_sums, row_sums_stride, out + i, out_stride);
+  const auto read = !r.has_row ? read_columns<RowSums::none>
+                    : r.each   ? read_columns<RowSums::each>
+                               : read_columns<RowSums::one>;
+  read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
 // The codes nearest to up to 64 reals, those that are no number or below 0 giving 0. All are far from
@@ -83,42 +104,53 @@ inline bool any_beyond(__m512 most, float tie) {
   return _mm512_cmp_ps_mask(most, _mm512_set1_ps(tie), _CMP_GT_OQ) != 0;
 }
 
-// Columns [at, at + n) of all rows, n in the last 16 of kVecs vectors.
-template <int kVecs, bool kRow>
+// Columns [at, at + n) of all rows, the last of them in the last of kVecs vectors.
+template <int kVecs, RowSums kRow>
 inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, const int32_t* sums,
                      int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                      uint8_t* out, int64_t out_stride) {
   __m512 product[kVecs], row[kVecs], constant[kVecs];
-  const __mmask16 last = first_16(n - 16 * (kVecs - 1));
+  __m512i centre[kVecs];
+  __mmask16 inside[kVecs];
   for (int v = 0; v < kVecs; ++v) {
-    const __mmask16 inside = v + 1 < kVecs ? __mmask16{0xffff} : last;
-    product[v] = _mm512_maskz_loadu_ps(inside, r.product + at + 16 * v);
-    constant[v] = _mm512_maskz_loadu_ps(inside, r.constant + at + 16 * v);
-    if (kRow) row[v] = _mm512_maskz_loadu_ps(inside, r.row + at + 16 * v);
+    inside[v] = first_16(n - 16 * v);
+    product[v] = _mm512_maskz_loadu_ps(inside[v], r.product + at + 16 * v);
+    constant[v] = _mm512_maskz_loadu_ps(inside[v], r.constant + at + 16 * v);
+    row[v] = _mm512_maskz_loadu_ps(inside[v], r.row + at + 16 * v);
+    centre[v] = _mm512_maskz_loadu_epi32(inside[v], r.centre + at + 16 * v);
   }
   const __mmask64 places = first_64(n);
   const __m512i low = _mm512_maskz_loadu_epi8(places, r.cutter.least + at);
   const __m512i top = _mm512_maskz_loadu_epi8(places, r.cutter.top + at);
+  const __m512i row_centre = _mm512_set1_epi32(r.row_centre);
 #pragma GCC unroll 1
   for (int64_t j = 0; j < rows; ++j) {
-    const int32_t* from = sums + j * sums_stride + at;
-    const int32_t row_sum = kRow ? row_sums[j * row_sums_stride] : 0;
-    const __m512 of_row = _mm512_set1_ps(static_cast<float>(row_sum));
+    const int32_t *from = sums + j * sums_stride, *of_row = row_sums + j * row_sums_stride;
+    float one = 0.0f;
+    if (kRow == RowSums::one) one = static_cast<float>(*of_row - r.row_centre);
     __m512 u[kVecs], most;
     for (int v = 0; v < kVecs; ++v) {
-      const __m512i words = v + 1 < kVecs ? _mm512_loadu_si512(from + 16 * v)
-                                          : _mm512_maskz_loadu_epi32(last, from + 16 * v);
-      const __m512 base = kRow ? _mm512_fmadd_ps(of_row, row[v], constant[v]) : constant[v];
-      u[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(words), product[v], base);
+      const auto load = [&](const int32_t* words) {
+        return v + 1 < kVecs ? _mm512_loadu_si512(words + at + 16 * v)
+                             : _mm512_maskz_loadu_epi32(inside[v], words + at + 16 * v);
+      };
+      __m512 base = constant[v];
+      if (kRow == RowSums::one) base = _mm512_fmadd_ps(_mm512_set1_ps(one), row[v], base);
+      if (kRow == RowSums::each) {
+        const __m512i codes = _mm512_sub_epi32(load(of_row), row_centre);
+        base = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), row[v], base);
+      }
+      const __m512i apart = _mm512_sub_epi32(load(from), centre[v]);
+      u[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(apart), product[v], base);
     }
     uint8_t* to = out + j * out_stride;
     _mm512_mask_storeu_epi8(to + at, places, nearest_64(u, low, top, most));
-    if (__builtin_expect(any_beyond(most, r.tie), 0))
-      exact_codes(r, at, at + n, from - at, row_sums[j * row_sums_stride], to);
+    const float tie = kRow == RowSums::one ? tie_of_row(r, one) : r.tie;
+    if (__builtin_expect(any_beyond(most, tie), 0)) exact_codes(r, at, at + n, from, of_row, to);
   }
 }
 
-template <bool kRow>
+template <RowSums kRow>
 inline void codes_of_rows(const CodeReadout& r, int64_t rows, int64_t n, const int32_t* sums,
                           int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                           uint8_t* out, int64_t out_stride) {
@@ -137,12 +169,14 @@ inline void read_codes_512(const CodeReadout& r, int64_t rows, int64_t n, const 
                            uint8_t* out, int64_t out_stride) {
   if (r.tie < 0.0f) {
     for (int64_t j = 0; j < rows; ++j)
-      exact_codes(r, 0, n, sums + j * sums_stride, row_sums[j * row_sums_stride],
+      exact_codes(r, 0, n, sums + j * sums_stride, row_sums + j * row_sums_stride,
                   out + j * out_stride);
     return;
   }
-  (r.exact.has_row ? codes_of_rows<true> : codes_of_rows<false>)(
-      r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
+  const auto read = !r.exact.has_row ? codes_of_rows<RowSums::none>
+                    : r.exact.each   ? codes_of_rows<RowSums::each>
+                                     : codes_of_rows<RowSums::one>;
+  read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
 template <int kVecs>

@@ -98,7 +98,8 @@ inline void normalize_row(const float* x, int64_t n, const Affine& affine, float
   for (int64_t g = 0; g < full; ++g) {
     for (int v = 0; v < kVectors; ++v) {
       const Reals y = (load(x + g * kLanes + v * kVector) - mean) * factor;
-      store(out + g * kLanes + v * kVector, y * load(gain + v * kVector) + load(shift + v * kVector));
+      const Reals scale = load(gain + v * kVector), offset = load(shift + v * kVector);
+      store(out + g * kLanes + v * kVector, y * scale + offset);
     }
     gain += affine.gain_step, shift += affine.shift_step;
   }

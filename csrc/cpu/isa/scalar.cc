@@ -5,6 +5,7 @@
 #include "cut.h"
 #include "read.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "scalar_bits.h"
@@ -103,11 +104,7 @@ const Kernels kScalar = {
     1,           widen_rows,   panel_bytes,   pack_panel,
     product,     depthwise,    sum_rows,      read_row,
     read_each,
-    logits_row,
-    apply_row,
-    apply_each,
-    softmax_codes,
-    row_codes,
+    &kAttendScalar,
     read_centred,
     exp2_row,
     layer_norm_rows,
@@ -116,6 +113,8 @@ const Kernels kScalar = {
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

@@ -44,9 +44,9 @@ const char* bc_status_text(bc_status status);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
-/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi" or "amx". The environment variable
- * BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an unknown name, is
- * passed over for the best there is. */
+/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi", "amx" or "neon". The
+ * environment variable BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an
+ * unknown name, is passed over for the best there is. */
 const char* bc_isa(void);
 /* Whether this CPU and this build have the level. */
 int bc_isa_available(const char* name);
@@ -251,7 +251,7 @@ typedef struct bc_matrices {
 } bc_matrices;
 
 /* What happens to the logits before the softmax: + term, or * term where multiply is not 0. A term
- * may repeat along any axis (a step of 0); column is 0 or 1. */
+ * may repeat along any axis (a step of 0); it is read fastest where row is 1. */
 typedef struct bc_term {
   bc_matrices matrices;
   int multiply;
@@ -297,8 +297,8 @@ typedef struct bc_operand {
 /* Where attention writes: row r of matrix b begins at data[starts[b] + r * row], or with a table at
  * data[starts[b] + rows[(b / heads) * R + r]]; its columns lie side by side. Rows must not overlap.
  * Where scale is given, codes are written: bc_encode of the reals with the grid of their channel. One
- * grid serves all, or one for each of `groups` channels; then the channel of an element is its place
- * modulo groups. */
+ * grid serves all, or one for each of `groups` channels; then column c of matrix b is channel (starts[b] +
+ * c) % groups. */
 typedef struct bc_result {
   void* data;            /* float32, or uint8 where scale is given */
   const int64_t* starts; /* [batch] */
@@ -371,6 +371,13 @@ bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
 
 /* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
 bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
+
+/* Each row of `count` matrices [rows][columns], or each column of them, times
+ * 1 / max(sqrt(s(x * x)), least), where s adds up along the row or column as bc_attend's s does.
+ * Matrices of x lie x_next elements apart, their rows `pitch`; those of out likewise. */
+bc_status bc_unit(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
+                  int64_t pitch, int by_column, float least, float* out, int64_t out_next,
+                  int64_t out_pitch, int threads);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 

@@ -1,0 +1,59 @@
+// What the driver of attention hands to the kernel: one matrix of the batch, its codes gathered.
+#pragma once
+
+#include <cstdint>
+
+namespace bc {
+
+// What is done to the logits: element (query i, key j) lies at data[i * row + j * column].
+struct AttendTerm {
+  const float* data;
+  int64_t row, column;
+  bool multiply;
+};
+
+// Rows in a larger tensor, to be cut into codes: row r begins at element places[r]. Codes of a row go
+// to out + r * pitch.
+struct AttendRows {
+  const void* data;
+  bool codes;  // whether they are codes already, and are copied
+  const int64_t* places;
+  int64_t rows, columns;
+  float factor, scale, offset, top;
+  uint8_t* out;
+  int64_t pitch;
+};
+
+struct Attend {
+  int64_t queries, keys, depth, values;
+  // Codes in rows of so many bytes, multiples of 16, whose ends are 0. q and k have rows up to a
+  // multiple of 16, the others 0.
+  const uint8_t *q, *k, *v;
+  int64_t depth_pitch, value_pitch;
+  bool k_shifted, v_shifted;  // whether codes above 127 occur: 8 bits
+  int p_bits;
+  double q_scale, q_offset, k_scale, k_offset, v_scale, v_offset;
+  float p_scale, p_offset;
+  const AttendTerm* terms;
+  int64_t term_count;
+  bool per_row;
+  // Query i goes to element places[i] of out: reals, or codes where scale is given (for each value).
+  void* out;
+  const int64_t* places;
+  const float *out_scale, *out_offset;
+  float out_top;
+};
+
+// Filled by each instruction set; isa/attend.h.
+struct Attending {
+  int64_t (*bytes)(const Attend& a);  // of scratch, which is 64-byte aligned
+  void (*run)(const Attend& a, void* scratch);
+  void (*cut)(const AttendRows& rows);
+};
+
+extern const Attending kAttendScalar;
+#if defined(BITCOMPRESS_X86)
+extern const Attending kAttendAvx2, kAttendAvx512;
+#endif
+
+}  // namespace bc

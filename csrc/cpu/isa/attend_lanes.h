@@ -1,0 +1,214 @@
+// Steps of attention on registers of queries: sums to reals, weights to codes.
+//
+// Included by attend.h alone. A weight's code takes two divisions by definition; it is found with one
+// multiplication, and the divisions are done only where the result lies so near to a tie that they
+// could decide otherwise.
+#pragma once
+
+#include "softmax.h"
+
+namespace bc {
+namespace {
+
+typedef int32_t Ints __attribute__((vector_size(4 * kVector)));
+typedef int32_t HalfInts __attribute__((vector_size(2 * kVector)));
+typedef float HalfReals __attribute__((vector_size(2 * kVector)));
+typedef double Half __attribute__((vector_size(4 * kVector)));
+
+inline Ints bits_of(Reals x) {
+  Ints bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// A register in double: its lower half and its upper half. The including file widens and narrows.
+struct Wide {
+  Half low, high;
+
+  explicit Wide(double x) : low(x - Half{}), high(x - Half{}) {}
+  explicit Wide(Ints x);
+  explicit Wide(Reals x);
+  Reals narrow() const;
+};
+
+inline Wide operator*(Wide a, Wide b) {
+  a.low *= b.low, a.high *= b.high;
+  return a;
+}
+inline Wide operator+(Wide a, Wide b) {
+  a.low += b.low, a.high += b.high;
+  return a;
+}
+inline Wide operator-(Wide a, Wide b) {
+  a.low -= b.low, a.high -= b.high;
+  return a;
+}
+
+// Logits: float(sums * product + codes * row + constant), in double from left to right.
+struct Line {
+  Wide product, row;
+  Line(double product_of, Ints codes, double row_of)
+      : product(product_of), row(Wide(codes) * Wide(row_of)) {}
+  Reals read(Ints sums, double constant) const {
+    return (Wide(sums) * product + row + Wide(constant)).narrow();
+  }
+};
+
+// Outputs; reading.h has the two formulas.
+struct Columns {
+  bool per_row;
+  Wide codes, gain;
+  Columns(const Attend& a, Reals sum, Ints row_codes)
+      : per_row(a.per_row),
+        codes(row_codes),
+        gain(static_cast<double>(a.p_scale) * a.v_scale) {
+    if (per_row) {
+      gain = Wide(all(1.0f) / sum) * gain;
+    } else {
+      codes = codes * Wide(static_cast<double>(a.p_scale) * a.v_offset);
+    }
+  }
+  Reals read(Ints sums, double centre, double mean) const {
+    if (per_row) return ((Wide(sums) - codes * Wide(centre)) * gain + Wide(mean)).narrow();
+    return (Wide(sums) * gain + codes + Wide(mean) + Wide(0.0)).narrow();
+  }
+};
+
+// How weights become codes. A weight e / sum lies u = (e / sum - offset) / scale codes above the
+// lowest. z = 2^23 + (u + 1/2) 2^shift + margin, a float whose low bits are those of an integer: its
+// upper part is the code, its lower part how far u lies above a tie, plus margin. In units of
+// 2^-shift codes, with d = 2^-24 and B = offset / scale, definition and z err by less than
+// 8 d (top + 1 + |B|) 2^shift + 2, which is (top + 1 + |B|) / 32 + 2 at most; margin is more.
+struct WeightCut {
+  float scale, offset, top, factor;
+  Reals base, least, most;
+  int32_t mask, doubtful;  // a lower part below `doubtful` is too near to a tie
+
+  WeightCut(float p_scale, float p_offset, int bits)
+      : scale(p_scale), offset(p_offset), top(static_cast<float>((1 << bits) - 1)) {
+    const int shift = bits < 8 ? 16 : 15;
+    mask = (1 << shift) - 1;
+    factor = static_cast<float>(1 << shift);
+    const float low = p_offset / p_scale, size = low < 0 ? -low : low;
+    const bool good = size < 64.0f && 1.0f / p_scale < 1e30f && p_scale > 1e-30f;
+    const int32_t margin = static_cast<int32_t>((top + 1.0f + (good ? size : 0.0f)) / 32.0f) + 4;
+    doubtful = good ? 2 * margin : mask + 1;
+    const float zero = 8388608.0f + factor / 2 + static_cast<float>(margin);
+    least = all(zero), most = all(zero + top * factor);
+    base = all(good ? zero - low * factor : 0.0f);
+  }
+
+  Ints clamped(Reals z) const {
+    return bits_of(min_of(max_of(z, least), most));
+  }
+  // From the weight itself, as the definition has it.
+  template <int kShift>
+  Ints exactly(Reals weight) const {
+    const Reals u = clamp_real((weight - all(offset)) / all(scale), all(top));
+    return bits_of(u + 8388608.0f) << kShift;
+  }
+};
+
+// The same for reals that are (x - offset): one division by scale, so 2 d (top + 1) 2^shift + 1 units
+// are enough, and that is 2 at most.
+template <int kShift>
+struct ChannelCut {
+  static constexpr float factor = static_cast<float>(1 << kShift);
+  static constexpr int32_t kMargin = 4, doubtful = 2 * kMargin;
+  Reals least, most;
+  float top;
+
+  explicit ChannelCut(float top_code)
+      : least(all(8388608.0f + factor / 2 + static_cast<float>(kMargin))),
+        most(least + all(top_code * factor)),
+        top(top_code) {}
+  static bool takes(float scale) { return scale > 1e-30f && scale < 1e30f; }
+
+  Ints clamped(Reals z) const {
+    return bits_of(min_of(max_of(z, least), most));
+  }
+  Ints exactly(Reals u) const { return bits_of(clamp_real(u, all(top)) + 8388608.0f) << kShift; }
+};
+
+inline Reals exponential(Reals x) { return power_of_two(x * all(kLog2E)); }
+
+inline void copy_few(uint8_t* to, const uint8_t* from, int64_t n) {
+  if (n >= 8) {
+    for (int64_t i = 0; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8);
+    memcpy(to + n - 8, from + n - 8, 8);
+  } else if (n >= 4) {
+    memcpy(to, from, 4);
+    memcpy(to + n - 4, from + n - 4, 4);
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+  }
+}
+
+// What any instruction set can do, word by word.
+struct PlainLanes {
+  // out[j] = term of key j for `count` queries, the other lanes 0.
+  static void turn(const float* from, int64_t row, int64_t column, int64_t count, int64_t keys,
+                   float* out) {
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t i = 0; i < kVector; ++i)
+        out[j * kVector + i] = i < count ? from[i * row + j * column] : 0.0f;
+    }
+  }
+
+  // a * b + c; the product may be rounded or not.
+  static Reals fused(Reals a, Reals b, Reals c) { return a * b + c; }
+
+  // The smallest lower part of z so far.
+  template <int kShift>
+  static Ints nearer(Ints near, Ints z) {
+    const Ints lower = z & ((1 << kShift) - 1);
+    return lower < near ? lower : near;
+  }
+  template <int kShift>
+  static bool below(Ints near, int32_t limit) {
+    int32_t lanes[kVector];
+    memcpy(lanes, &near, sizeof near);
+    int32_t least = lanes[0];
+    for (int i = 1; i < kVector; ++i) least = lanes[i] < least ? lanes[i] : least;
+    return least < limit;
+  }
+
+  // columns [values] of queries to the rows of the output.
+  static void write(const Attend& a, const int64_t* places, int64_t queries, const float* columns) {
+    constexpr int64_t kMost = 64;
+    float row[kMost];
+    for (int64_t i = 0; i < queries; ++i) {
+      for (int64_t c = 0; c < a.values; c += kMost) {
+        const int64_t n = a.values - c < kMost ? a.values - c : kMost;
+        for (int64_t j = 0; j < n; ++j) row[j] = columns[(c + j) * kVector + i];
+        if (a.out_scale == nullptr) {
+          float* to = static_cast<float*>(a.out) + places[i] + c;
+          memcpy(to, row, static_cast<size_t>(n) * sizeof(float));
+        } else {
+          encode_each(row, n, a.out_scale + c, a.out_offset + c, a.out_top,
+                      static_cast<uint8_t*>(a.out) + places[i] + c);
+        }
+      }
+    }
+  }
+
+  static void cut(const AttendRows& r) {
+    for (int64_t i = 0; i < r.rows; ++i) {
+      uint8_t* out = r.out + i * r.pitch;
+      if (r.codes) {
+        copy_few(out, static_cast<const uint8_t*>(r.data) + r.places[i], r.columns);
+        continue;
+      }
+      float row[64];
+      const float* from = static_cast<const float*>(r.data) + r.places[i];
+      for (int64_t c = 0; c < r.columns; c += 64) {
+        const int64_t n = r.columns - c < 64 ? r.columns - c : 64;
+        for (int64_t j = 0; j < n; ++j) row[j] = from[c + j] * r.factor;
+        encode_row(row, n, r.scale, r.offset, r.top, out + c);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace bc
