@@ -23,7 +23,6 @@ from bitcompress.program import bind
 from bitcompress.program.ir import Graph, Node, Value
 from bitcompress.program.moves import is_view
 from bitcompress.program.place import arena
-from bitcompress.program.rules.layout import FOLLOW
 
 Table = list[Any]
 Step = Callable[[Table], None]
@@ -92,7 +91,7 @@ class Program:
             self.slots[key] = len(self.table)
             held = self.static(value)
             self.table.append(held)
-            if held is None and value.root is not None and not is_view(value.node):
+            if held is None and value.root is not None and value.node is None:
                 self._look(value)
         return self.slots[key]
 
@@ -161,7 +160,8 @@ class Program:
             if len(outs) == 1 and isinstance(made, Tensor):
                 table[outs[0]] = made
                 return
-            for slot, x in zip(outs, tree_flatten(made)[0], strict=True):
+            tensors = [x for x in tree_flatten(made)[0] if isinstance(x, Tensor)]
+            for slot, x in zip(outs, tensors, strict=True):
                 table[slot] = x
 
         self._append(step, (*(slot for _, slot in refs), *outs))
@@ -180,7 +180,7 @@ class Program:
     def _as_taped(self, value: Value, node: Node) -> int:
         """The place of a value in the layout it had when it was recorded."""
         slot = self._slot(value)
-        if value.taped is None or node.target in FOLLOW:
+        if value.taped is None or node.follows:
             return slot
         return self._turned(value, slot)
 

@@ -59,6 +59,8 @@ class Node:
     outs: list[Value]
     module: str = ""
     """Where in the model it stands, for reports."""
+    follows: bool = False
+    """Whether it runs on the layouts of the program, not on those of the record."""
 
     def inputs(self) -> Iterator[Value]:
         """The values it reads, each as often as it reads it."""

@@ -41,12 +41,14 @@ class RowStep:
 
     operand: the place of its tensor among the arguments of the node, -1 for none; `gain` and
     `shift` are those of a norm; `value` a scalar, a slope or an eps. reach: "whole" for an operand
-    of a number for each, "channel" for a vector.
+    of a number for each, "channel" for a vector, "row" for one number a row; axis: where its
+    channels are.
     """
 
     kind: str
     operand: int = -1
     reach: str = "whole"
+    axis: int = -1
     value: float = 0.0
     gain: Tensor | None = None
     shift: Tensor | None = None
@@ -56,12 +58,13 @@ class RowStep:
 class LayerSpec:
     """A packed layer with what was fused to it. module None: the steps alone.
 
-    Its arguments are x and the operands of steps.
+    Its arguments are x and the operands of steps. x_axis: where the channels of x are.
     """
 
     module: nn.Module | None
+    x_axis: int
     pictures: bool = False
-    """Whether the channels of x and of the output are axis 1."""
+    """Whether it is a convolution, of pictures (N, C, H, W)."""
     head: tuple[RowStep, ...] = ()
     tail: tuple[RowStep, ...] = ()
     codes_in: bool = False

@@ -6,9 +6,12 @@ side by side. Operators that work number by number follow; others get the old la
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.utils._pytree import tree_map_only
 
+from bitcompress.program.changes import on_meta
 from bitcompress.program.ir import Graph, Node, Value
 from bitcompress.program.moves import is_dense
 
@@ -66,13 +69,23 @@ def channels_last(graph: Graph) -> None:
             def swap(value: Value, by: dict[int, Value] = swapped) -> Value:
                 return by.get(id(value), value)
 
-            node.args, node.kwargs = tree_map_only(Value, swap, (node.args, node.kwargs))
+            args, kwargs = tree_map_only(Value, swap, (node.args, node.kwargs))
+            if follows and not _keeps(node, args, kwargs):
+                nodes.append(node)
+                continue
+            node.args, node.kwargs, node.follows = args, kwargs, True
             for out in node.outs:
                 if _first(out):
                     out.taped, out.stride = out.stride, last_strides(out.shape)
         nodes.append(node)
     graph.nodes = nodes
     graph.link()
+
+
+def _keeps(node: Node, args: Any, kwargs: Any) -> bool:
+    """Whether an operator of torch gives pictures with channels last on these arguments."""
+    made = on_meta(node.target, args, kwargs)
+    return made is not None and made.stride() == last_strides(node.out.shape)
 
 
 def _like(value: Value, node: Node) -> bool:
