@@ -2,7 +2,7 @@
 #
 #   make demo      install into .venv, then run the demonstration
 #   make test      install, then the quick tests in Python (once more without native code) and C++
-#   make test-all  the same with the slow tests, and the C++ tests under sanitizers and valgrind
+#   make test-all  the same with the slow tests, and the C++ tests under sanitizers, valgrind and qemu
 #   make lint      ruff, formatting, types
 #   make format    formats the Python code
 #   make clean     removes builds and caches; the environment stays (make distclean takes it too)
@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind fuzz test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon fuzz test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -30,7 +30,7 @@ test: SELECT := -m "not slow"
 test: test-python test-native-off test-cpp
 
 test-all: SELECT :=
-test-all: test-python test-native-off test-cpp test-sanitize test-valgrind
+test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon
 
 test-python: $(NATIVE)
 	$(BIN)/python -m pytest $(SELECT)
@@ -61,6 +61,19 @@ test-valgrind: test-cpp
 	    echo "==> $$program at level $$level" && BITCOMPRESS_ISA=$$level $(VALGRIND) $$program || exit 1; \
 	  done; \
 	done
+
+# The NEON level under qemu, once with dot products and once without.
+test-neon: $(TOOLS)
+	@if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
+	  echo "skipped: the packages g++-aarch64-linux-gnu and qemu-user are not installed"; \
+	else \
+	  cmake -S . -B build/neon -G Ninja -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake \
+	    -DBITCOMPRESS_PYTHON=OFF -DBITCOMPRESS_TESTS=ON && cmake --build build/neon && \
+	  for cpu in max cortex-a57; do \
+	    echo "==> $$cpu" && QEMU_CPU=$$cpu BITCOMPRESS_TEST_SMALL=1 \
+	      ctest --test-dir build/neon --output-on-failure || exit 1; \
+	  done; \
+	fi
 
 # Random calls of the C interface for SECONDS, by libFuzzer where clang is installed.
 SECONDS := 60

@@ -1,8 +1,8 @@
-"""Layer norm, GELU, sigmoid and SiLU of a model that runs on codes: those of packed/, not torch's.
+"""Layer norm, GELU and others of a model that runs on codes: those of packed/, not torch's.
 
 What stands between two layers on codes decides codes, so it must be the same bits wherever the
 model runs: layer by layer, fused into one pass, or simulated. Each function here takes what torch's
-takes and gives NotImplemented where torch's own is meant: training, tracing, another type or device.
+takes and gives NotImplemented where torch's own is meant: training, tracing, other types, devices.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bitcompress.packed.gelu import TAILS, gelu
 from bitcompress.packed.layer import watched
 from bitcompress.packed.norm import layer_norm
 from bitcompress.packed.sigmoid import sigmoid, silu
+from bitcompress.packed.unit import unit
 
 aten = torch.ops.aten
 
@@ -50,6 +51,17 @@ def _sigmoid(input: Any, out: Any = None) -> Any:  # noqa: A002
     return sigmoid(input) if _plain(input) and out is None else NotImplemented
 
 
+def _normalize(
+    input: Any,  # noqa: A002
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+    out: Any = None,
+) -> Any:
+    plain = p == 2 and isinstance(dim, int) and out is None and _plain(input) and input.dim() > 0
+    return unit(input, dim, eps) if plain else NotImplemented
+
+
 def _silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     return silu(input) if _plain(input) and not inplace else NotImplemented
 
@@ -67,6 +79,7 @@ REALS: dict[Any, Callable[..., Any]] = {
     torch.special.expit: _sigmoid,
     aten.sigmoid: _sigmoid,
     aten.sigmoid.default: _sigmoid,
+    F.normalize: _normalize,
     F.silu: _silu,
     aten.silu: _silu,
     aten.silu.default: _silu,

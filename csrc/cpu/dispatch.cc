@@ -18,6 +18,14 @@
 #endif
 #endif
 
+#if defined(BITCOMPRESS_ARM64)
+#include "isa/neon.h"
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+#endif
+
 namespace bc {
 namespace {
 
@@ -126,6 +134,37 @@ const Kernels& amx() {
 }
 #endif
 
+#if defined(BITCOMPRESS_ARM64)
+bool has_dot() {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return true;
+#elif defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return false;
+#endif
+}
+
+// With dot products where the CPU has them: codes of any width stay bytes.
+const Kernels& neon() {
+  static const Kernels table = [] {
+    Kernels k = neon_kernels();
+    if (!has_dot()) return k;
+    k.code_bytes = 1;
+    k.load_rows = neon_dot_load_rows;
+    k.panel_bytes = neon_dot_panel_bytes;
+    k.pack_panel = neon_dot_pack_panel;
+    k.product = neon_dot_product;
+    k.codes = &kNeonDot;
+    k.form_for = [](int x_bits, int w_bits, const Extent& extent) -> const Form& {
+      return neon_form_for(x_bits, w_bits, extent, true);
+    };
+    return k;
+  }();
+  return table;
+}
+#endif
+
 struct Level {
   const Kernels& (*kernels)();
   bool (*available)();
@@ -138,6 +177,9 @@ constexpr Level kLevels[] = {
     {avx512vbmi, has_avx512vbmi},
     {[]() -> const Kernels& { return kAvx512vnni; }, has_avx512vnni},
     {[]() -> const Kernels& { return kAvx2; }, has_avx2},
+#endif
+#if defined(BITCOMPRESS_ARM64)
+    {neon, always},
 #endif
     {[]() -> const Kernels& { return kScalar; }, always},
 };

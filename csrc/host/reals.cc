@@ -1,4 +1,4 @@
-// Layer norm, GELU and sigmoid in Python.
+// Layer norm, GELU and others of reals, in Python.
 #include <nanobind/stl/optional.h>
 
 #include <optional>
@@ -42,6 +42,46 @@ void silu(const In& x, const Out& out, int threads) {
   call("silu", [&] { return bc_silu(reals, n, to, threads); });
 }
 
+// Matrices whose rows are dense, at any distance from each other.
+template <class Array>
+void check_matrices(const Array& array, const char* name) {
+  if (array.device_type() != nb::device::cpu::value || array.dtype() != nb::dtype<float>())
+    throw nb::type_error((std::string(name) + " must be float32 in CPU memory").c_str());
+  if (array.ndim() != 3) refuse(std::string(name) + " must have 3 axes");
+  if (array.shape(2) > 1 && array.stride(2) != 1)
+    refuse(std::string(name) + " must have dense rows");
+}
+
+// The distance of places on an axis; that of a single one is never used.
+template <class Array>
+int64_t distance(const Array& array, size_t axis, int64_t least) {
+  return array.shape(axis) > 1 ? array.stride(axis) : least;
+}
+
+void unit(const In& x, bool by_column, float least, const Out& out, int threads) {
+  check_matrices(x, "x");
+  check_matrices(out, "out");
+  const std::vector<int64_t> s = shape_of(x);
+  check_shape(out, "out", s);
+  const int64_t pitch = distance(x, 1, s[2]), out_pitch = distance(out, 1, s[2]);
+  const int64_t next = distance(x, 0, 0), out_next = distance(out, 0, 0);
+  const float* from = static_cast<const float*>(x.data());
+  float* to = static_cast<float*>(out.data());
+  call("unit", [&] {
+    return bc_unit(from, s[0], s[1], s[2], next, pitch, by_column ? 1 : 0, least, to, out_next,
+                   out_pitch, threads);
+  });
+}
+
+void softmax_codes(const In& x, float scale, float offset, int bits, const Out& out, int threads) {
+  const float* reals = read_any<float>(x, "x", 2);
+  const std::vector<int64_t> s = shape_of(x);
+  uint8_t* to = write<uint8_t>(out, "out", s);
+  call("softmax_codes", [&] {
+    return bc_softmax_codes(reals, s[0], s[1], scale, offset, bits, to, threads);
+  });
+}
+
 }  // namespace
 
 void bind_reals(nb::module_& m) {
@@ -53,6 +93,11 @@ void bind_reals(nb::module_& m) {
         "GELU of f32[n], by the polynomials of bits.h. out may be x.");
   m.def("sigmoid", &sigmoid, "x"_a, "out"_a, "threads"_a = 1,
         "1 / (1 + e^-x) of f32[n], by bc_exp2's polynomial. out may be x.");
+  m.def("unit", &unit, "x"_a, "by_column"_a, "least"_a, "out"_a, "threads"_a = 1,
+        "Rows or columns of f32[count, rows, columns] divided by their length, at least `least`; "
+        "columns lie side by side, all else at any distance.");
+  m.def("softmax_codes", &softmax_codes, "x"_a, "scale"_a, "offset"_a, "bits"_a, "out"_a,
+        "threads"_a = 1, "Codes u8 of the softmax of each row of f32[rows, n].");
   m.def("silu", &silu, "x"_a, "out"_a, "threads"_a = 1, "x times its sigmoid. out may be x.");
 }
 

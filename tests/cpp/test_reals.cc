@@ -1,4 +1,4 @@
-// Layer norm, GELU and sigmoid against naive loops, at every instruction set of this CPU; bad
+// Layer norm, GELU, sigmoid and lengths against naive loops, at every instruction set of this CPU; bad
 // arguments give a status and touch nothing. The exit status is 1 if anything failed.
 #include <algorithm>
 #include <cmath>
@@ -92,6 +92,39 @@ void test_maps() {
   expect(out[0] == 1 && out[1] < 1e-37f && std::isnan(out[2]), "sigmoid at its ends");
 }
 
+void test_unit() {
+  const int64_t count = 2;
+  for (const int64_t rows : {1, 5, 16, 40}) {
+    for (const int64_t columns : {1, 15, 16, 17, 60}) {
+      const int64_t pitch = columns + 3, next = rows * pitch + 1;
+      const std::vector<float> x = reals(count * next, -2, 3);
+      for (const int by_column : {0, 1}) {
+        std::vector<float> out(x.size(), 7.0f);
+        bool near = bc_unit(x.data(), count, rows, columns, next, pitch, by_column, 1e-12f,
+                            out.data(), next, pitch, 2) == BC_OK;
+        for (int64_t m = 0; m < count; ++m) {
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t c = 0; c < pitch; ++c) {
+              const float got = out[m * next + r * pitch + c];
+              if (c >= columns) {
+                near = near && got == 7.0f;
+                continue;
+              }
+              double squares = 0;
+              for (int64_t i = 0; i < (by_column ? rows : columns); ++i)
+                squares += std::pow(x[m * next + (by_column ? i * pitch + c : r * pitch + i)], 2);
+              const double wanted = x[m * next + r * pitch + c] / std::max(std::sqrt(squares), 1e-12);
+              near = near && std::fabs(got - wanted) < 1e-6;
+            }
+          }
+        }
+        expect(near, (by_column ? "columns of " : "rows of ") + std::to_string(rows) + " x " +
+                         std::to_string(columns));
+      }
+    }
+  }
+}
+
 void test_refusals() {
   const float x[8] = {};
   float out[8] = {7};
@@ -110,6 +143,29 @@ void test_refusals() {
   expect(norm(x, 2, 4, 4, out, 4, 0) == BC_BAD_ARGUMENT, "no thread");
   expect(norm(nullptr, 0, 4, 4, nullptr, 4, 1) == BC_OK, "no rows");
   expect(norm(nullptr, 4, 0, 0, nullptr, 0, 1) == BC_OK, "rows of nothing");
+  const auto unit = [&](const float* from, int64_t count, int64_t rows, int64_t columns,
+                        int64_t next, int64_t pitch, float* to, int threads) {
+    return bc_unit(from, count, rows, columns, next, pitch, 1, 0.1f, to, 8, 4, threads);
+  };
+  expect(unit(x, 1, -2, 4, 8, 4, out, 1) == BC_BAD_SHAPE, "unit: negative");
+  expect(unit(x, 1, 2, 4, 8, 3, out, 1) == BC_BAD_SHAPE, "unit: rows overlap");
+  expect(unit(x, 1, 2, 4, -8, 4, out, 1) == BC_BAD_SHAPE, "unit: matrices run backwards");
+  expect(unit(x, most, 2, 4, most, 4, out, 1) == BC_BAD_SHAPE, "unit: too large");
+  expect(unit(nullptr, 1, 2, 4, 8, 4, out, 1) == BC_BAD_ARGUMENT, "unit: no x");
+  expect(unit(x, 1, 2, 4, 8, 4, nullptr, 1) == BC_BAD_ARGUMENT, "unit: no out");
+  expect(unit(x, 1, 2, 4, 8, 4, out, 0) == BC_BAD_ARGUMENT, "unit: no thread");
+  expect(unit(nullptr, 1, 0, 4, 8, 4, nullptr, 1) == BC_OK, "unit of nothing");
+  uint8_t codes[8] = {7};
+  const auto softmax = [&](const float* from, int64_t rows, int64_t n, int bits, uint8_t* to) {
+    return bc_softmax_codes(from, rows, n, 0.1f, 0.0f, bits, to, 1);
+  };
+  expect(softmax(x, -1, 4, 2, codes) == BC_BAD_SHAPE, "softmax: negative");
+  expect(softmax(x, most, most, 2, codes) == BC_BAD_SHAPE, "softmax: too large");
+  expect(softmax(x, 2, 4, 9, codes) == BC_BAD_ARGUMENT, "softmax: bits");
+  expect(softmax(nullptr, 2, 4, 2, codes) == BC_BAD_ARGUMENT, "softmax: no x");
+  expect(softmax(x, 2, 0, 2, codes) == BC_EMPTY, "softmax of nothing");
+  expect(softmax(nullptr, 0, 4, 2, nullptr) == BC_OK, "softmax of no rows");
+  expect(codes[0] == 7, "a refusal touches no codes");
   expect(bc_gelu(x, -1, 0, out, 1) == BC_BAD_SHAPE, "gelu: negative");
   expect(bc_gelu(nullptr, 1, 0, out, 1) == BC_BAD_ARGUMENT, "gelu: no x");
   expect(bc_sigmoid(x, 1, nullptr, 1) == BC_BAD_ARGUMENT, "sigmoid: no out");
@@ -126,6 +182,7 @@ int main() {
     bc_set_isa(level.c_str());
     test_layer_norm();
     test_maps();
+    test_unit();
     std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);

@@ -60,7 +60,8 @@ void layers(Input& in) {
   const int64_t x_size = run.x_order == BC_CHANNELS_LAST ? spread(pixels, run.pitch, c.channels) : size.in;
   const bool coded = run.x_codes != 0;
   const Memory<float> x = reals(in, coded ? -1 : x_size, -3, 3);
-  const Memory<uint8_t> x_codes = codes(in, coded ? x_size : -1, in.once_in(8) ? 8 : spec.x_bits);
+  const bool wide_codes = coded && in.once_in(8);  // than the layer takes
+  const Memory<uint8_t> x_codes = codes(in, coded ? x_size : -1, wide_codes ? 8 : spec.x_bits);
   run.x = coded ? static_cast<const void*>(x_codes.get()) : x.get();
   const Chain head(in, pixels, c.channels, !in.wild() && (coded || run.x_order != 0) ? 0 : 2);
   const Chain tail(in, places, c.filters, 3);
@@ -77,7 +78,7 @@ void layers(Input& in) {
   run.sink = sink.get();
   const int threads = in.small(1, 3);
   if (!fits) run.x = run.sink.out = nullptr;
-  sink.at_levels(in, [&] { return make_and_run(spec.record, run, threads); });
+  sink.at_levels(in, [&] { return make_and_run(spec.record, run, threads); }, wide_codes);
 }
 
 void chains(Input& in) {

@@ -83,11 +83,11 @@ class Sink {
   const bc_sink& get() const { return record_; }
 
   template <class F>
-  void at_levels(Input& in, F&& f) const {
+  void at_levels(Input& in, F&& f, bool no_meaning = false) const {
     if (coded_) {
-      at_two_levels(in, codes_, f);
+      at_two_levels(in, codes_, f, no_meaning);
     } else {
-      at_two_levels(in, reals_, f);
+      at_two_levels(in, reals_, f, no_meaning);
     }
   }
 

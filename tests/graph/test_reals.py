@@ -18,6 +18,7 @@ from bitcompress.models.swinir import SwinIR
 from bitcompress.packed.gelu import define_gelu
 from bitcompress.packed.norm import define_layer_norm
 from bitcompress.packed.sigmoid import define_sigmoid, define_silu
+from bitcompress.packed.unit import define_unit
 
 aten = torch.ops.aten
 
@@ -101,8 +102,13 @@ WANTED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), lambda x: define_gelu(x, "tanh")),
     "sigmoid": (F.sigmoid, define_sigmoid),
     "silu": (F.silu, define_silu),
+    "normalize": (F.normalize, lambda x: define_unit(x, 1, 1e-12)),
+    "normalize rows": (
+        lambda x: F.normalize(x, dim=-1, eps=0.5), lambda x: define_unit(x, -1, 0.5)
+    ),
 }  # fmt: skip
 THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
+    "another length": lambda x: F.normalize(x, p=1.0),
     "two axes": lambda x: F.layer_norm(x, (17, 12)),
     "double": lambda x: F.gelu(x.double()),
     "a place to write": lambda x: torch.sigmoid(x, out=torch.empty_like(x)),
@@ -164,4 +170,6 @@ def test_gradients_are_those_of_torch(walked: Any) -> None:
 
 
 def test_every_function_has_its_test() -> None:
-    assert {f.__name__ for f in REALS.values()} == {"_layer_norm", "_gelu", "_sigmoid", "_silu"}
+    assert {f.__name__ for f in REALS.values()} == {
+        "_layer_norm", "_gelu", "_sigmoid", "_silu", "_normalize",
+    }  # fmt: skip

@@ -9,6 +9,7 @@
 #include "cut.h"
 #include "read.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -177,12 +178,15 @@ const Kernels kAvx2 = {
     &kAttendAvx2,
     read_centred,
     exp2_row,
+    softmax_codes,
     layer_norm_rows,
     layer_norm_row,
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows,

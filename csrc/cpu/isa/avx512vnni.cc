@@ -11,7 +11,9 @@
 #include "read512.h"
 #include "depthwise512.h"
 #include "reals.h"
+#include "lengths.h"
 #include "steps.h"
+#include "avx2_forms.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -226,7 +228,11 @@ void depthwise(const uint8_t* const* x, const int32_t* const* w, int64_t taps, i
 
 constexpr Form kBytes = bytes_form<Cut::panel_bytes, pack_panel, product, 4>();
 
-const Form& form_for(int, int, const Extent&) { return kBytes; }
+// Lookups of AVX2 are ahead where a unit of four bits and 64 columns are about full.
+const Form& form_for(int x_bits, int w_bits, const Extent& extent) {
+  const bool bits = x_bits == 1 && w_bits == 1 && extent.length() >= 256;
+  return bits && extent.channels >= 16 && extent.columns > 48 ? kAvx2Bits : kBytes;
+}
 
 }  // namespace
 
@@ -255,12 +261,15 @@ const Kernels kAvx512vnni = {
     &kAttendAvx512,
     read_centred,
     exp2_row,
+    softmax_codes,
     layer_norm_rows,
     layer_norm_row,
     gelu_row,
     gelu_tanh_row,
     sigmoid_row,
     silu_row,
+    unit_rows,
+    unit_columns,
     cut,
     turn,
     read_rows_512,

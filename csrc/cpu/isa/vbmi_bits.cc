@@ -45,17 +45,16 @@ struct Bits {
         }
       }
     }
+    // Unrolled, so that no sum goes through memory; the last vector alone may lack columns.
+    const int64_t last = columns - (kVecs - 1) * kWidth;
+    const __mmask16 inside =
+        last >= kWidth ? __mmask16{0xffff} : static_cast<__mmask16>((1u << last) - 1);
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       int32_t* to = out + (row + r) * p.out_stride;
-      for (int v = 0; v < kVecs; ++v) store(to + v * kWidth, columns - v * kWidth, sum[r][v]);
-    }
-  }
-
-  static inline void store(int32_t* out, int64_t columns, __m512i sum) {
-    if (columns >= kWidth) {
-      _mm512_storeu_si512(out, sum);
-    } else {
-      _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << columns) - 1), sum);
+#pragma GCC unroll 16
+      for (int v = 0; v + 1 < kVecs; ++v) _mm512_storeu_si512(to + v * kWidth, sum[r][v]);
+      _mm512_mask_storeu_epi32(to + (kVecs - 1) * kWidth, inside, sum[r][kVecs - 1]);
     }
   }
 };

@@ -61,27 +61,42 @@ inline void look_up(const uint8_t* left, int64_t stride, const uint8_t* panel,
   }
 }
 
-// 16 columns, of which `columns` are in out.
-inline void store(int32_t* out, int64_t columns, __m512i sum, bool add) {
-  if (columns <= 0) return;
-  const __mmask16 inside =
-      columns >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << columns) - 1);
-  if (add) sum = _mm512_add_epi32(sum, _mm512_maskz_loadu_epi32(inside, out));
-  _mm512_mask_storeu_epi32(out, inside, sum);
-}
-
+// 64 columns, of which `columns` are in out.
 inline void store(int32_t* out, int64_t columns, __m512i both, __m512i high, bool add) {
   const __m512i low = _mm512_sub_epi16(both, _mm512_slli_epi16(high, 8));
   const __m512i a = _mm512_unpacklo_epi16(low, high), b = _mm512_unpackhi_epi16(low, high);
-  alignas(64) uint16_t wide[64];
   // Each quarter of a holds the first 8 of 16 columns, that of b the others.
-  const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-  const __m512i back = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-  _mm512_store_si512(wide, _mm512_permutex2var_epi64(a, front, b));
-  _mm512_store_si512(wide + 32, _mm512_permutex2var_epi64(a, back, b));
-  for (int64_t c = 0; c < 64; c += 16) {
-    const __m256i words = _mm256_load_si256(reinterpret_cast<const __m256i*>(wide + c));
-    store(out + c, columns - c, _mm512_cvtepu16_epi32(words), add);
+  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  const __m512i front = _mm512_permutex2var_epi64(a, first, b);
+  const __m512i back = _mm512_permutex2var_epi64(a, second, b);
+  const __m512i sums[4] = {_mm512_cvtepu16_epi32(_mm512_castsi512_si256(front)),
+                           _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(front, 1)),
+                           _mm512_cvtepu16_epi32(_mm512_castsi512_si256(back)),
+                           _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(back, 1))};
+  if (columns >= 64 && !add) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) _mm512_storeu_si512(out + 16 * i, sums[i]);
+    return;
+  }
+  const uint64_t inside = first_bytes(columns);
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    const __mmask16 here = static_cast<__mmask16>(inside >> 16 * i);
+    const __m512i there = _mm512_maskz_loadu_epi32(add ? here : __mmask16{0}, out + 16 * i);
+    _mm512_mask_storeu_epi32(out + 16 * i, here, _mm512_add_epi32(there, sums[i]));
+  }
+}
+
+// All columns of the vector in the order of place_of.
+inline void store_spread(int32_t* out, __m512i both, __m512i high, bool add) {
+  const __m512i low = _mm512_sub_epi16(both, _mm512_slli_epi16(high, 8));
+  const __m512i word = _mm512_set1_epi32(0xffff);
+  const __m512i sums[4] = {_mm512_and_si512(low, word), _mm512_srli_epi32(low, 16),
+                           _mm512_and_si512(high, word), _mm512_srli_epi32(high, 16)};
+  for (int q = 0; q < 4; ++q) {
+    const __m512i before = add ? _mm512_loadu_si512(out + 16 * q) : _mm512_setzero_si512();
+    _mm512_storeu_si512(out + 16 * q, _mm512_add_epi32(sums[q], before));
   }
 }
 
@@ -101,18 +116,22 @@ struct Triples {
     for (int i = 0; i < 64; ++i) order[i] = static_cast<uint8_t>(i / 4 * 3 + i % 4);
     const __m512i places = _mm512_load_si512(order);
     const __m512i values = _mm512_set1_epi32(0x00100401);  // 1, 4, 16
-    const __m512i rows = _mm512_set1_epi32(63 * 64);         // whatever a caller calls a code
+    const __m512i rows = _mm512_set1_epi32(63 * 64);       // whatever a caller calls a code
     constexpr __mmask64 kThree = 0x7777777777777777;
-    for (int64_t p = 0; p < pixels; ++p, codes += channels) {
-      for (int64_t c = 0; c < channels; c += 48) {
-        const int64_t rest = channels - c < 48 ? channels - c : 48;
-        const int64_t count = (rest + kCodes - 1) / kCodes;
-        const __m512i here = _mm512_maskz_loadu_epi8(first_bytes(rest), codes + c);
-        const __m512i three = _mm512_maskz_permutexvar_epi8(kThree, places, here);
-        const __m512i triples = _mm512_dpbusd_epi32(_mm512_setzero_si512(), three, values);
-        const __m256i offsets = _mm512_cvtepi32_epi16(_mm512_and_si512(_mm512_slli_epi32(triples, 6), rows));
-        _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1), offsets);
-        out += 2 * count;
+    const auto offsets = [&](__m512i here) {
+      const __m512i three = _mm512_maskz_permutexvar_epi8(kThree, places, here);
+      const __m512i triples = _mm512_dpbusd_epi32(_mm512_setzero_si512(), three, values);
+      return _mm512_cvtepi32_epi16(_mm512_and_si512(_mm512_slli_epi32(triples, 6), rows));
+    };
+    for (int64_t p = 0; p < pixels; ++p) {
+      int64_t rest = channels;
+      for (; rest >= 64; rest -= 48, codes += 48, out += 32)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), offsets(_mm512_loadu_si512(codes)));
+      while (rest > 0) {
+        const int64_t here = rest < 48 ? rest : 48, count = (here + kCodes - 1) / kCodes;
+        _mm256_mask_storeu_epi16(out, static_cast<__mmask16>((1u << count) - 1),
+                                 offsets(_mm512_maskz_loadu_epi8(first_bytes(here), codes)));
+        rest -= here, codes += here, out += 2 * count;
       }
     }
   }
@@ -151,9 +170,13 @@ struct Triples {
       panel += 64 * rest * kVecs;
       flush(sum);
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       int32_t* to = out + (row + r) * p.out_stride;
-      for (int v = 0; v < kVecs; ++v)
+#pragma GCC unroll 16
+      for (int v = 0; p.spread && v < kVecs; ++v)
+        store_spread(to + v * kColumns, both[r][v], high[r][v], part.add);
+      for (int v = 0; !p.spread && v < kVecs; ++v)
         store(to + v * kColumns, columns - v * kColumns, both[r][v], high[r][v], part.add);
     }
   }
@@ -161,6 +184,6 @@ struct Triples {
 
 }  // namespace
 
-const Form kVbmiTriples = Lookups<Triples>::form("triples");
+const Form kVbmiTriples = Lookups<Triples>::form("triples", true);
 
 }  // namespace bc

@@ -44,9 +44,9 @@ const char* bc_status_text(bc_status status);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
-/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi" or "amx". The environment variable
- * BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an unknown name, is
- * passed over for the best there is. */
+/* Name of the level in use: "scalar", "avx2", "avx512vnni", "avx512vbmi", "amx" or "neon". The
+ * environment variable BITCOMPRESS_ISA names the level to start with; a level this CPU lacks, or an
+ * unknown name, is passed over for the best there is. */
 const char* bc_isa(void);
 /* Whether this CPU and this build have the level. */
 int bc_isa_available(const char* name);
@@ -347,6 +347,11 @@ bc_status bc_attention_reach(const bc_attention* attention, int64_t reach[4]);
  * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
 bc_status bc_exp2(const float* x, int64_t n, float* out);
 
+/* The codes, as bc_encode cuts them, of the softmax of each row of x [rows][n] by the formula of
+ * bc_attend. The same bits at every level; a row with a NaN has the codes 0. */
+bc_status bc_softmax_codes(const float* x, int64_t rows, int64_t n, float scale, float offset,
+                           int bits, uint8_t* out, int threads);
+
 /* ---- Reals between layers -------------------------------------------------------------------- */
 
 /* float32, one rounding an operation, the same bits at every level. NaN stays NaN (of what sign is
@@ -371,6 +376,13 @@ bc_status bc_sigmoid(const float* x, int64_t n, float* out, int threads);
 
 /* out = max(x, -100) / (2^t + 1), t as above: SiLU, within 2e-7 of it and of its size. */
 bc_status bc_silu(const float* x, int64_t n, float* out, int threads);
+
+/* Each row of `count` matrices [rows][columns], or each column of them, times
+ * 1 / max(sqrt(s(x * x)), least), where s adds up along the row or column as bc_attend's s does.
+ * Matrices of x lie x_next elements apart, their rows `pitch`; those of out likewise. */
+bc_status bc_unit(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
+                  int64_t pitch, int by_column, float least, float* out, int64_t out_next,
+                  int64_t out_pitch, int threads);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
