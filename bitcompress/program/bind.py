@@ -61,7 +61,7 @@ def _pitch(x: Tensor) -> int:
     return min(steps_, default=x.shape[-1])
 
 
-def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any:
+def _chain(parts: tuple[RowStep, ...], operands: list[Tensor]) -> Any:
     """The native chain; None for no steps."""
     if not parts:
         return None
@@ -71,7 +71,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any
             made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
         elif part.operand >= 0:
             x = operands[part.operand]
-            rows = x.reshape(1, -1) if part.reach == "channel" else _rows(x, axis)
+            rows = x.reshape(1, -1) if part.reach == "channel" else x
             made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None))
         else:
             made.append((steps.NUMBERS[part.kind], part.value, None, None, None))
@@ -90,20 +90,21 @@ def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
     if spec.module is None:
 
         def rows(read: list[Tensor], out: Tensor) -> Run:
-            chain = _chain((*spec.head, *spec.tail), read, out_axis)
+            chain = _chain((*spec.head, *spec.tail), read)
             return kernels.Rows(chain, _rows(read[0], x_axis), _rows(out, out_axis), parts)  # type: ignore
 
         return rows
     module = spec.module
 
+    held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
+
     def layer(read: list[Tensor], out: Tensor) -> Run:
-        held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
         x, to = _rows(read[0], x_axis), _rows(out, out_axis)
         if spec.pictures:
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
-            held, x, to, _chain(spec.head, read, x_axis), _chain(spec.tail, read, out_axis),
+            held, x, to, _chain(spec.head, read), _chain(spec.tail, read),
             parts, False, False, max(1, spec.shuffle),
         )  # fmt: skip
 
