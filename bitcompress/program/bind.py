@@ -26,15 +26,15 @@ Run = Callable[[int], None]
 
 
 def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]:
-    """The closure of a native node on the table of a program."""
-    make = MAKERS[node.kind](node)
+    """The closure of a native node on the table of a program, for the threads set now."""
+    make, threads = MAKERS[node.kind](node), native.threads()
     shape, stride, dtype = node.out.shape, node.out.stride, node.out.dtype
     known = [tensor for tensor, _ in (*read, out) if tensor is not None]
     if len(known) == len(read) + 1:
         run = make(known[:-1], known[-1])
 
         def bound(table: list[Any]) -> None:
-            run(native.threads())
+            run(threads)
 
         return bound
     slots, to, there = [slot for _, slot in read], out[1], out[0]
@@ -44,7 +44,7 @@ def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]
         if target is None:
             target = torch.empty_strided(shape, stride, dtype=dtype)
             table[to] = target
-        make([table[slot] for slot in slots], target)(native.threads())
+        make([table[slot] for slot in slots], target)(threads)
 
     return step_
 
