@@ -14,6 +14,8 @@ import numpy as np
 from bitcompress.errors import Unavailable
 
 Array = np.ndarray[Any, Any]
+Made = tuple[str, Sequence[str], str, Mapping[str, Any]]
+"""A node: operator, inputs, output, attributes."""
 EXTRA = "pip install 'bitcompress[onnx]'"
 SCALE = np.float32(0.02)
 OPSET, IR = 17, 8
@@ -55,7 +57,7 @@ def runner(opened: Any, inputs: Mapping[str, Array]) -> Callable[[], Any]:
 
 
 def graph(
-    nodes: Sequence[tuple[str, Sequence[str], str, Mapping[str, Any]]],
+    nodes: Sequence[Made],
     inputs: Mapping[str, Array], constants: Mapping[str, Array], output: type[Any],
 ) -> bytes:  # fmt: skip
     """A model of nodes (operator, inputs, output, attributes); the last output is `y`.
@@ -95,12 +97,40 @@ def _grid(name: str, kind: type[Any]) -> dict[str, Array]:
     return {f"{name}_s": np.array(SCALE), f"{name}_z": np.array(zero, dtype=kind)}
 
 
-def conv(x: Array, w: Array, bias: Array, padding: int, groups: int) -> bytes:
-    """Float convolution of x (N, C, H, W)."""
-    return graph(
-        [("Conv", ("x", "w", "b"), "y", {"pads": [padding] * 4, "group": groups})],
-        {"x": x}, {"w": w, "b": bias}, np.float32,
-    )  # fmt: skip
+def conv(
+    x: Array, w: Array, bias: Array, padding: int, groups: int, after: Sequence[Made] = (),
+    constants: Mapping[str, Array] | None = None,
+) -> bytes:  # fmt: skip
+    """Float convolution of x (N, C, H, W); `after` are nodes from `conv` to `y`."""
+    attributes = {"pads": [padding] * 4, "group": groups}
+    first: Made = ("Conv", ("x", "w", "b"), "conv" if after else "y", attributes)
+    held = {"w": w, "b": bias, **(constants or {})}
+    return graph([first, *after], {"x": x}, held, np.float32)
+
+
+def _to_codes(nodes: Sequence[Made], x: Array, constants: Mapping[str, Array], cut: bool) -> bytes:
+    """Nodes that end in `real`, and their codes where `cut`."""
+    last: Made = ("Identity", ("real",), "y", {})
+    if not cut:
+        return graph([*nodes, last], {"x": x}, constants, np.float32)
+    last = ("QuantizeLinear", ("real", "y_s", "y_z"), "y", {})
+    return graph([*nodes, last], {"x": x}, {**constants, **_grid("y", np.uint8)}, np.uint8)
+
+
+def norm(x: Array, gain: Array, shift: Array, cut: bool) -> bytes:
+    """Layer norm of the rows of x (M, C), to codes where `cut`."""
+    node: Made = ("LayerNormalization", ("x", "gain", "shift"), "real", {"axis": -1})
+    return _to_codes([node], x, {"gain": gain, "shift": shift}, cut)
+
+
+def gelu(x: Array, cut: bool) -> bytes:
+    """GELU of x, to codes where `cut`."""
+    return _to_codes([("ms:Gelu", ("x",), "real", {})], x, {}, cut)
+
+
+def softmax(x: Array, cut: bool) -> bytes:
+    """Softmax of the rows of x (M, N), to codes where `cut`."""
+    return _to_codes([("Softmax", ("x",), "real", {"axis": -1})], x, {}, cut)
 
 
 def qlinear_conv(x: Array, w: Array, padding: int, groups: int) -> bytes:
@@ -143,7 +173,7 @@ def qlinear_product(a: Array, b: Array) -> bytes:
 
 def attention(q: Array, k: Array, v: Array, bias: Array) -> bytes:
     """softmax(q k + bias) v in float; q, v (B, M, D), k (B, D, M)."""
-    nodes: list[tuple[str, Sequence[str], str, Mapping[str, Any]]] = [
+    nodes: list[Made] = [
         ("MatMul", ("q", "k"), "logits", {}),
         ("Add", ("logits", "bias"), "shifted", {}),
         ("Softmax", ("shifted",), "p", {"axis": -1}),
@@ -154,7 +184,7 @@ def attention(q: Array, k: Array, v: Array, bias: Array) -> bytes:
 
 def qlinear_attention(q: Array, k: Array, v: Array, bias: Array) -> bytes:
     """The same with both products on codes and the softmax in float, as static QDQ makes it."""
-    nodes: list[tuple[str, Sequence[str], str, Mapping[str, Any]]] = [
+    nodes: list[Made] = [
         ("QLinearMatMul", ("q", "g_s", "g_z", "k", "g_s", "g_z", "g_s", "g_z"), "codes", {}),
         ("DequantizeLinear", ("codes", "g_s", "g_z"), "logits", {}),
         ("Add", ("logits", "bias"), "shifted", {}),

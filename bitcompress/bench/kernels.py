@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.bench.cases import Case
-from bitcompress.bench.operators import OPERATORS, Work
+from bitcompress.bench.inputs import Work
+from bitcompress.bench.operators import OPERATORS
 from bitcompress.bench.peaks import Peaks, measure_peaks
 from bitcompress.bench.rivals import COLUMNS
 from bitcompress.errors import GateError, Unavailable, UsageError

@@ -47,19 +47,62 @@ class _Ort:
             return f"ONNX Runtime refused the graph: {str(error).splitlines()[0][:200]}"
 
 
-def conv2d(x: Tensor, w: Tensor, bias: Tensor, groups: int, threads: int) -> Ways:
-    """A convolution that keeps the size; x (1, C, H, W) float, w (O, C/groups, K, K)."""
+@dataclass(frozen=True)
+class After:
+    """What follows a convolution: in torch on (y, x), and as nodes of ONNX from `conv` to `y`."""
+
+    torch: Callable[[Tensor, Tensor], Tensor]
+    nodes: tuple[graphs.Made, ...]
+    constants: dict[str, Any]
+
+
+def prelu(slopes: Tensor) -> After:
+    """PReLU, one slope a channel."""
+    return After(
+        lambda y, _: F.prelu(y, slopes.to(y.dtype)), (("PRelu", ("conv", "slope"), "y", {}),),
+        {"slope": slopes.view(-1, 1, 1).numpy()},
+    )  # fmt: skip
+
+
+def residual() -> After:
+    """The input of the convolution added to what it gives."""
+    return After(lambda y, x: y + x, (("Add", ("conv", "x"), "y", {}),), {})
+
+
+def pixel_shuffle(r: int) -> After:
+    """Channels become r x r pixels."""
+    attributes = {"blocksize": r, "mode": "CRD"}
+    return After(
+        lambda y, _: F.pixel_shuffle(y, r), (("DepthToSpace", ("conv",), "y", attributes),), {}
+    )
+
+
+def conv2d(
+    x: Tensor, w: Tensor, bias: Tensor, groups: int, threads: int, after: After | None = None
+) -> Ways:
+    """A convolution that keeps the size, and what follows it.
+
+    Shapes: x (1, C, H, W); w (O, C/groups, K, K). Of int8 it is the convolution alone, codes to
+    codes.
+    """
     padding, ort = w.shape[-1] // 2, _Ort(threads)
     last = torch.channels_last
     x, w = x.contiguous(memory_format=last), w.contiguous(memory_format=last)
     x_half, w_half, bias_half = (t.bfloat16() for t in (x, w, bias))
     plain = [t.contiguous().numpy() for t in (x, w, bias)]
     codes, weights = _codes(1, *x.shape[2:], x.shape[1]), _signed(*w.shape)
+    then = after.torch if after else lambda y, _: y
+    nodes, constants = (after.nodes, after.constants) if after else ((), {})
+
+    def run(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return then(F.conv2d(x, w, bias, 1, padding, 1, groups), x)
+
     return {
-        "torch_fp32": {"torch": lambda: F.conv2d(x, w, bias, 1, padding, 1, groups)},
-        "torch_bf16": {"torch": lambda: F.conv2d(x_half, w_half, bias_half, 1, padding, 1, groups)},
+        "torch_fp32": {"torch": lambda: run(x, w, bias)},
+        "torch_bf16": {"torch": lambda: run(x_half, w_half, bias_half)},
         "ort_fp32": ort.way(
-            lambda: graphs.conv(plain[0], plain[1], plain[2], padding, groups), {"x": plain[0]}
+            lambda: graphs.conv(plain[0], plain[1], plain[2], padding, groups, nodes, constants),
+            {"x": plain[0]},
         ),
         "ort_int8": ort.way(
             lambda: graphs.qlinear_conv(codes, weights, padding, groups), {"x": codes}
@@ -122,6 +165,49 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, threads: int) -> Wa
         },
         "ort_fp32": ort.way(lambda: graphs.attention(**reals, bias=bias.numpy()), reals),
         "ort_int8": ort.way(lambda: graphs.qlinear_attention(**codes, bias=bias.numpy()), codes),
+    }
+
+
+def _cut(x: Tensor, top: int) -> Tensor:
+    return torch.round((x + 2.0) / (4.0 / top)).clamp_(0, top).to(torch.uint8)
+
+
+def norm_codes(x: Tensor, gain: Tensor, shift: Tensor, bits: int, threads: int) -> Ways:
+    """Layer norm of rows x (M, C), then their codes."""
+    top, ort, size = (1 << bits) - 1, _Ort(threads), [x.shape[1]]
+    halves, gains, shifts = x.bfloat16(), gain.bfloat16(), shift.bfloat16()
+    rows, of_gain, of_shift = x.numpy(), gain.numpy(), shift.numpy()
+    return {
+        "torch_fp32": {"torch": lambda: _cut(F.layer_norm(x, size, gain, shift), top)},
+        "torch_bf16": {"torch": lambda: _cut(F.layer_norm(halves, size, gains, shifts), top)},
+        "ort_fp32": ort.way(lambda: graphs.norm(rows, of_gain, of_shift, False), {"x": rows}),
+        "ort_int8": ort.way(lambda: graphs.norm(rows, of_gain, of_shift, True), {"x": rows}),
+    }
+
+
+def gelu_codes(x: Tensor, bits: int, threads: int) -> Ways:
+    """GELU of x (M, C), then their codes."""
+    top, half, ort = (1 << bits) - 1, x.bfloat16(), _Ort(threads)
+    return {
+        "torch_fp32": {"torch": lambda: _cut(F.gelu(x), top)},
+        "torch_bf16": {"torch": lambda: _cut(F.gelu(half), top)},
+        "ort_fp32": ort.way(lambda: graphs.gelu(x.numpy(), False), {"x": x.numpy()}),
+        "ort_int8": ort.way(lambda: graphs.gelu(x.numpy(), True), {"x": x.numpy()}),
+    }
+
+
+def softmax_codes(x: Tensor, scale: float, bits: int, threads: int) -> Ways:
+    """Softmax of the rows of x (M, N), then their codes."""
+    top, half, ort = (1 << bits) - 1, x.bfloat16(), _Ort(threads)
+
+    def codes(weights: Tensor) -> Tensor:
+        return torch.round(weights / scale).clamp_(0, top).to(torch.uint8)
+
+    return {
+        "torch_fp32": {"torch": lambda: codes(x.softmax(-1))},
+        "torch_bf16": {"torch": lambda: codes(half.softmax(-1))},
+        "ort_fp32": ort.way(lambda: graphs.softmax(x.numpy(), False), {"x": x.numpy()}),
+        "ort_int8": ort.way(lambda: graphs.softmax(x.numpy(), True), {"x": x.numpy()}),
     }
 
 

@@ -18,7 +18,7 @@ OTHERS = {
 ROOF, SLOPE = "#444444", "#8a8a8a"
 PRIMITIVES = {
     "fma": "fp32 FMA", "int8": "int8", "int8fast": "small codes", "popcount": "popcount",
-    "lookup": "2-bit lookup",
+    "lookup": "2-bit lookup", "lookup1": "1-bit lookup",
 }  # fmt: skip
 LEFT, WIDE, TOP, ROW = 80, 720, 92, 17
 NAMES = 330

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bitcompress import native
-from bitcompress.bench import graphs, kernels, operators
+from bitcompress.bench import graphs, inputs, kernels, operators
 from bitcompress.bench.cases import Case
 from bitcompress.bench.kernels import bench_kernels, chosen_levels
 from bitcompress.bench.peaks import Peaks
@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(
 TINY = {
     "conv2d": (5, 6, 4, 3, 3, 1), "conv2d_sums": (5, 6, 4, 3, 3, 1), "linear": (7, 6, 5),
     "linear_sums": (7, 6, 5), "qk": (2, 4, 3, 5), "av": (2, 4, 3, 5), "attention": (2, 4, 3),
-    "encode": (6, 8),
+    "encode": (6, 8), "conv2d_codes": (5, 6, 4, 3, 3, 1), "conv2d_prelu": (5, 6, 4, 3, 3, 1),
+    "conv2d_residual": (5, 6, 4, 4, 3, 1), "conv2d_shuffle": (5, 6, 4, 8, 3, 1),
+    "linear_codes": (7, 6, 5), "layernorm_codes": (6, 8), "gelu_codes": (6, 8),
+    "softmax_codes": (6, 8),
 }  # fmt: skip
 CASES = [Case(op, 2, 2, sizes) for op, sizes in TINY.items()]
 LACKING = [
@@ -97,7 +100,7 @@ def test_ratios_are_of_the_best_times(alone: None, monkeypatch: pytest.MonkeyPat
 
 
 def test_levels_that_differ_fail(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(case: Case, threads: int) -> operators.Work:
+    def wrong(case: Case, threads: int) -> inputs.Work:
         calls: list[int] = []
 
         def make() -> Any:
@@ -105,7 +108,7 @@ def test_levels_that_differ_fail(alone: None, monkeypatch: pytest.MonkeyPatch) -
             value = torch.full((2,), float(len(calls)))
             return lambda: value
 
-        return operators.Work(make, dict.fromkeys(COLUMNS, "not there"), 8, 8)
+        return inputs.Work(make, dict.fromkeys(COLUMNS, "not there"), 8, 8)
 
     monkeypatch.setitem(operators.OPERATORS, "encode", wrong)
     levels = chosen_levels([])

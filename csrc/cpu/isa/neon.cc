@@ -185,8 +185,6 @@ Kernels neon_kernels() {
   k.depthwise = depthwise;
   k.codes = &kWords;
   k.form_for = form_for;
-  k.softmax_codes = softmax_codes;
-  k.row_codes = row_codes;
   k.cut = cut;
   k.turn = turn;
   return k;
