@@ -120,9 +120,9 @@ struct Operand {
         code(in, -1),
         record{nullptr, in.once_in(3), at.starts.get(), at.row, at.column, at.table.get()} {}
 
-  void fill(Input& in, int64_t reach) {
+  void fill(Input& in, int64_t reach, int bits) {
     if (record.codes != 0) {
-      code = codes(in, elements({reach}), 8);
+      code = codes(in, elements({reach}), bits);
       record.data = code.get();
     } else {
       real = reals(in, elements({reach}), -2, 2);
@@ -186,7 +186,8 @@ void attentions(Input& in) {
   const bc_status reached = bc_attention_reach(&a, reach);
   check_status(reached);
   if (reached != BC_OK) reach[0] = reach[1] = reach[2] = reach[3] = -1;
-  q.fill(in, reach[0]), k.fill(in, reach[1]), v.fill(in, reach[2]);
+  q.fill(in, reach[0], bits), k.fill(in, reach[1], bits);
+  v.fill(in, reach[2], v_grid.record.bits);
   a.q.data = q.record.data, a.k.data = k.record.data, a.v.data = v.record.data;
   const int threads = in.wild() ? 1 : in.small(1, 3);  // wild rows may overlap
   if (in.once_in(2)) {
