@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitcompress import native
-from bitcompress.packed import steps
+from bitcompress.packed import ops, steps
 from bitcompress.packed.gathered import Gathered
 from bitcompress.packed.layer import native_layer
 from bitcompress.program.ir import Node, channel_axis
+from bitcompress.program.rules.steps import in_axis
 from bitcompress.program.spec import LayerSpec, RowStep
 
 Slot = tuple[Tensor | None, int]
@@ -81,10 +82,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any
 
 def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
     spec: LayerSpec = node.target
-    x_axis, out_axis = (
-        1 if channel_axis(value, spec.pictures) == 1 and len(value.shape) == 4 else -1
-        for value in (node.args[0], node.out)
-    )
+    x_axis, out_axis = in_axis(node), channel_axis(node.out, spec.pictures)
     grid = spec.codes_out
     parts = None if grid is None else (grid.scale, grid.offset, grid.top)
     kernels = native.kernels()
@@ -100,15 +98,32 @@ def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
 
     def layer(read: list[Tensor], out: Tensor) -> Run:
         held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
-        flat = x_axis == -1
-        x = _rows(read[0], x_axis) if flat else read[0].permute(0, 2, 3, 1)
-        to = _rows(out, out_axis) if flat else out.permute(0, 2, 3, 1)
+        x, to = _rows(read[0], x_axis), _rows(out, out_axis)
+        if spec.pictures:
+            x = read[0].permute(0, 2, 3, 1)
+            to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
             held, x, to, _chain(spec.head, read, x_axis), _chain(spec.tail, read, out_axis),
             parts, False, False, max(1, spec.shuffle),
         )  # fmt: skip
 
     return layer
+
+
+def _size(module: nn.Module, x: Tensor, shuffle: int) -> tuple[int, int, int]:
+    """Images, height and width of what a convolution gives."""
+    g, weight = module.geometry, module.weight_shape
+    height, width = ops.conv2d_size(x.shape, weight, g.stride, g.padding, g.dilation)  # type: ignore
+    r = max(1, shuffle)
+    return x.shape[0], height * r, width * r
+
+
+def _pictures(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Rows of pixels as pictures (N, H, W, C)."""
+    n, h, w = size
+    c, pitch = rows.shape[1], rows.stride(0)
+    strides = (h * w * pitch, w * pitch, pitch, 1)
+    return torch.as_strided(rows, (n, h, w, c), strides, rows.storage_offset())
 
 
 def _relayout(node: Node) -> Callable[[list[Tensor], Tensor], Run]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Value:
     """A tensor of the run."""
 
@@ -48,7 +48,7 @@ class Value:
         return torch.Size(self.shape).numel()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """A step of the run: an operator of torch ("aten"), or one of ours."""
 
@@ -103,7 +103,9 @@ def channel_axis(value: Value, pictures: bool = False) -> int:
     last = len(value.shape) - 1
     if len(value.shape) != 4:
         return last
-    return 1 if pictures or (value.stride[1] == 1 and value.shape[1] > 1) else last
+    if value.shape[1] > 1:
+        return 1 if value.stride[1] == 1 else last
+    return 1 if pictures else last  # one channel: memory does not tell
 
 
 def rows_of(value: Value, axis: int | None = None) -> Rows | None:

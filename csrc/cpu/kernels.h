@@ -169,6 +169,10 @@ struct Kernels {
   void (*read_centred)(const int32_t* sums, int64_t n, int32_t row_sum, double gain, double total,
                        const double* centre, const double* mean, float* out);
   void (*exp2_row)(const float* x, int64_t n, float* out);
+  // The codes [rows][n] of the softmax of each row; isa/softmax.h. x is overwritten; its rows are
+  // `stride` apart and have room for n rounded up to 16.
+  void (*softmax_codes)(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
+                        float offset, float top, uint8_t* out);
 
   // Reals to reals; isa/reals.h. What each gives is in bits.h. out may be x.
   // Layer norm of rows of n elements, `pitch` apart; gain and shift [n] may be null.

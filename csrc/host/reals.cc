@@ -1,4 +1,4 @@
-// Layer norm, GELU and sigmoid in Python.
+// Layer norm, GELU and others of reals, in Python.
 #include <nanobind/stl/optional.h>
 
 #include <optional>
@@ -73,6 +73,15 @@ void unit(const In& x, bool by_column, float least, const Out& out, int threads)
   });
 }
 
+void softmax_codes(const In& x, float scale, float offset, int bits, const Out& out, int threads) {
+  const float* reals = read_any<float>(x, "x", 2);
+  const std::vector<int64_t> s = shape_of(x);
+  uint8_t* to = write<uint8_t>(out, "out", s);
+  call("softmax_codes", [&] {
+    return bc_softmax_codes(reals, s[0], s[1], scale, offset, bits, to, threads);
+  });
+}
+
 }  // namespace
 
 void bind_reals(nb::module_& m) {
@@ -87,6 +96,8 @@ void bind_reals(nb::module_& m) {
   m.def("unit", &unit, "x"_a, "by_column"_a, "least"_a, "out"_a, "threads"_a = 1,
         "Rows or columns of f32[count, rows, columns] divided by their length, at least `least`; "
         "columns lie side by side, all else at any distance.");
+  m.def("softmax_codes", &softmax_codes, "x"_a, "scale"_a, "offset"_a, "bits"_a, "out"_a,
+        "threads"_a = 1, "Codes u8 of the softmax of each row of f32[rows, n].");
   m.def("silu", &silu, "x"_a, "out"_a, "threads"_a = 1, "x times its sigmoid. out may be x.");
 }
 

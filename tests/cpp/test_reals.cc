@@ -155,6 +155,17 @@ void test_refusals() {
   expect(unit(x, 1, 2, 4, 8, 4, nullptr, 1) == BC_BAD_ARGUMENT, "unit: no out");
   expect(unit(x, 1, 2, 4, 8, 4, out, 0) == BC_BAD_ARGUMENT, "unit: no thread");
   expect(unit(nullptr, 1, 0, 4, 8, 4, nullptr, 1) == BC_OK, "unit of nothing");
+  uint8_t codes[8] = {7};
+  const auto softmax = [&](const float* from, int64_t rows, int64_t n, int bits, uint8_t* to) {
+    return bc_softmax_codes(from, rows, n, 0.1f, 0.0f, bits, to, 1);
+  };
+  expect(softmax(x, -1, 4, 2, codes) == BC_BAD_SHAPE, "softmax: negative");
+  expect(softmax(x, most, most, 2, codes) == BC_BAD_SHAPE, "softmax: too large");
+  expect(softmax(x, 2, 4, 9, codes) == BC_BAD_ARGUMENT, "softmax: bits");
+  expect(softmax(nullptr, 2, 4, 2, codes) == BC_BAD_ARGUMENT, "softmax: no x");
+  expect(softmax(x, 2, 0, 2, codes) == BC_EMPTY, "softmax of nothing");
+  expect(softmax(nullptr, 0, 4, 2, nullptr) == BC_OK, "softmax of no rows");
+  expect(codes[0] == 7, "a refusal touches no codes");
   expect(bc_gelu(x, -1, 0, out, 1) == BC_BAD_SHAPE, "gelu: negative");
   expect(bc_gelu(nullptr, 1, 0, out, 1) == BC_BAD_ARGUMENT, "gelu: no x");
   expect(bc_sigmoid(x, 1, nullptr, 1) == BC_BAD_ARGUMENT, "sigmoid: no out");

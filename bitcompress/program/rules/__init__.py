@@ -12,7 +12,7 @@ from bitcompress.program.rules.attention import gather
 from bitcompress.program.rules.codes import stay_on_codes
 from bitcompress.program.rules.layout import channels_last
 from bitcompress.program.rules.rolls import swap_rolls
-from bitcompress.program.rules.steps import layers, take_heads, take_tails
+from bitcompress.program.rules.steps import layers, make_chains, take_heads, take_tails
 
 Rule = Callable[[Graph, dict[Any, Tensor]], None]
 
@@ -22,7 +22,9 @@ RULES: dict[str, Rule] = {
     "attention by tables": gather,
     "layers take steps": lambda graph, _: layers(graph),
     "steps behind layers": lambda graph, _: take_tails(graph),
-    "norms before layers": lambda graph, _: take_heads(graph),
+    "steps that are left": lambda graph, _: make_chains(graph),
+    "steps behind steps": lambda graph, _: take_tails(graph),
+    "steps before layers": lambda graph, _: take_heads(graph),
     "codes between layers": lambda graph, _: stay_on_codes(graph),
 }
 """Each changes the graph in place and notes what it did; the tensors keep what tables cost."""

@@ -15,6 +15,7 @@ from bitcompress.packed import ops
 from bitcompress.packed.gathered import Gathered, OutGrid, Places
 from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
 from bitcompress.program.moves import uses
+from bitcompress.program.rules.steps import in_axis
 from bitcompress.program.spec import Grid, LayerSpec, RowStep
 
 
@@ -84,7 +85,7 @@ def _wanted(user: Node, seen: Value, mine: Rows) -> Grid | None:
         return None
     if user.args[0] is not seen or any(v is seen for v in user.args[1:]):
         return None
-    rows = rows_of(seen, channel_axis(seen, user.target.pictures))
+    rows = rows_of(seen, in_axis(user))
     if rows is None or rows.owner is not mine.owner or not rows.whole:
         return None
     return grid_of(user.target) if mine.channels == rows.channels else None

@@ -6,7 +6,7 @@ happens as the layer cuts its input, behind it as the layer writes its output.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ UNARY = {
     aten.relu.default: "relu", aten.sigmoid.default: "sigmoid", "gelu": "gelu",
     "gelu_tanh": "gelu_tanh", "sigmoid": "sigmoid",
 }  # fmt: skip
+SMALLEST = 4096
+"""Values of fewer numbers are left to torch."""
 BINARY = {aten.add.Tensor: "add", aten.mul.Tensor: "mul", aten.sub.Tensor: "sub"}
 
 
@@ -50,14 +52,20 @@ def layers(graph: Graph) -> None:
             step = RowStep("norm", gain=gain, shift=shift, value=eps)
             node.kind, node.target = "layer", LayerSpec(None, head=(step,))
             node.args = node.args[:1]
-        if node.kind == "layer" and rows_of(node.args[0], _axis(node, node.args[0])) is None:
+        if node.kind == "layer" and rows_of(node.args[0], in_axis(node)) is None:
             nodes.append(_laid_out(node))
         nodes.append(node)
     graph.nodes = nodes
     graph.link()
 
 
+def in_axis(node: Node) -> int:
+    """Where the channels of a layer's input are."""
+    return 1 if node.target.pictures else channel_axis(node.args[0])
+
+
 def _axis(node: Node, value: Value) -> int:
+    """Where the channels are in a view of a layer's output."""
     return channel_axis(value, node.target.pictures)
 
 
@@ -82,7 +90,7 @@ def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
 def take_tails(graph: Graph) -> None:
     """Give each layer the steps that follow it, as far as nobody else reads what is between."""
     for node in list(graph.nodes):
-        if node.kind != "layer":
+        if node.kind != "layer" or node.out.node is not node:  # the latter: taken in already
             continue
         current = node
         while (longer := _longer(graph, current)) is not None:
@@ -100,6 +108,8 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     user, seen = found[0]
     if user.kind == "aten" and user.target == aten.pixel_shuffle.default:
         return _shuffled(graph, node, user, seen)
+    if user.kind == "layer" and user.target.module is None:
+        return _joined(graph, node, user, seen)
     read = _step(user, seen)
     axis = _axis(node, seen)
     mine, theirs = _whole(seen, node.out, axis), _whole(user.outs[0], user.outs[0], axis)
@@ -108,21 +118,76 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     operand, reach = _operand(read, mine, axis)
     if reach is None:
         return None
-    spec: LayerSpec = node.target
-    args = node.args
-    place, value = -1, read.value
-    if isinstance(operand, Value):
-        place, args = len(args), (*args, operand)
-    elif operand is not None:
-        value = float(operand)
-    step = RowStep(read.kind, place, reach, value)
-    spec = spec.but(tail=(*spec.tail, step))
+    spec, args = _with_step(node.target, node.args, read, operand, reach)
     made = Node("layer", spec, args, {}, user.outs, node.module)
     user.outs[0].node = made
     graph.nodes[graph.nodes.index(user)] = made
     graph.nodes.remove(node)
     graph.link()
     return made
+
+
+def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
+    """A layer and the chain of steps that alone reads it, as one."""
+    axis = _axis(node, seen)
+    mine, theirs = _whole(seen, node.out, axis), _whole(user.out, user.out, axis)
+    if mine is None or theirs is None or mine.order != theirs.order:
+        return None
+    steps, others = (*user.target.head, *user.target.tail), user.args[1:]
+    if user.args[0] is not seen:  # x + y is y + x
+        first = steps[0]
+        swaps = first.kind in ("add", "mul") and first.reach == "whole" and first.operand > 0
+        if not swaps or user.args[first.operand] is not seen or seen.shape != user.args[0].shape:
+            return None
+        others = tuple(user.args[0] if v is seen else v for v in others)
+        there = rows_of(user.args[0], axis)
+        if there is None or there.order != mine.order:
+            return None
+    if any(v.owner is node.out.owner for v in others):
+        return None
+    shift = len(node.args) - 1
+    moved = tuple(
+        replace(step, operand=step.operand + shift) if step.operand > 0 else step for step in steps
+    )
+    spec = node.target.but(tail=(*node.target.tail, *moved))
+    made = Node("layer", spec, (*node.args, *others), {}, user.outs, node.module)
+    user.out.node = made
+    graph.nodes[graph.nodes.index(user)] = made
+    graph.nodes.remove(node)
+    graph.link()
+    return made
+
+
+def _with_step(
+    spec: LayerSpec, args: tuple[Any, ...], read: _Read, operand: Any, reach: str
+) -> tuple[LayerSpec, tuple[Any, ...]]:
+    """A layer with one more step behind it, and its arguments."""
+    place, value = -1, read.value
+    if isinstance(operand, Value):
+        place, args = len(args), (*args, operand)
+    elif operand is not None:
+        value = float(operand)
+    return spec.but(tail=(*spec.tail, RowStep(read.kind, place, reach, value))), args
+
+
+def make_chains(graph: Graph) -> None:
+    """Make what is left of steps on rows layers without a product: one pass for several of them."""
+    for node in graph.nodes:
+        first = next(node.inputs(), None)
+        if first is None or len(node.outs) != 1 or node.out.numel < SMALLEST:
+            continue
+        for x in node.inputs():
+            read = _step(node, x) if x.const is None and x.shape == node.out.shape else None
+            mine, out = rows_of(x), rows_of(node.out)
+            if read is None or mine is None or out is None or mine.order != out.order:
+                continue
+            operand, reach = _operand(read, mine, channel_axis(x))
+            if reach is None or not out.whole:
+                continue
+            spec, args = _with_step(LayerSpec(None), (x,), read, operand, reach)
+            node.kind, node.target, node.args, node.kwargs = "layer", spec, args, {}
+            break
+    graph.link()
 
 
 def _shuffled(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
@@ -187,18 +252,22 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
         return other, "whole" if same else None
     if shape[axis] == rows.channels and all(n == 1 for i, n in enumerate(shape) if i != axis):
         return other, "channel" if is_dense(other.owner) else None
+    alike = all(n == read.x.shape[i] for i, n in enumerate(shape) if i != axis)
+    if alike and shape[axis] == 1 and len(shape) == len(other.shape):
+        theirs = rows_of(other, axis)
+        same = theirs is not None and theirs.order == rows.order
+        return other, "row" if same else None
     return None, None
 
 
 def take_heads(graph: Graph) -> None:
-    """Give layers the norm before them, where it is read by layers alone."""
+    """Give layers the norm or the steps before them, where it is read by layers alone."""
     for node in list(graph.nodes):
-        if node.kind != "layer" or node.target.module is not None or node.target.tail:
-            continue
-        if graph.is_output(node.out):
+        if node.kind != "layer" or node.target.module is not None or graph.is_output(node.out):
             continue
         readers = uses(node.out)
-        if not 1 <= len(readers) <= 2 or not all(_takes_head(u, v, node) for u, v in readers):
+        most = 2 if len(node.args) == 1 else 1
+        if not 1 <= len(readers) <= most or not all(_takes(u, v, node) for u, v in readers):
             continue
         source = node.args[0]
         before = rows_of(source, channel_axis(node.out))
@@ -207,23 +276,36 @@ def take_heads(graph: Graph) -> None:
             continue
         for user, seen in readers:
             view = Value(
-                seen.shape, _spread(seen, _axis(user, seen), after, before), before.offset,
+                seen.shape, _spread(seen, in_axis(user), after, before), before.offset,
                 seen.dtype, start=source.owner.start, root=source.owner,
             )  # fmt: skip
-            user.args = (view, *user.args[1:])
-            user.target = user.target.but(head=node.target.head)
+            _put_before(user, node, view)
         graph.link()
     graph.prune()
 
 
-def _takes_head(user: Node, seen: Value, norm: Node) -> bool:
-    if user.kind != "layer" or user.target.module is None or user.args[0] is not seen:
+def _takes(user: Node, seen: Value, node: Node) -> bool:
+    """Whether a layer can do the steps of `node` on its input."""
+    if user.kind != "layer" or user.args[0] is not seen or user.target.codes_in:
         return False
-    if user.target.head or any(v is seen for v in user.args[1:]):
+    if user.target.module is None and user.target.head:
         return False
-    rows = _whole(seen, norm.out, _axis(user, seen))
-    mine = rows_of(norm.out)
+    if user.target.head or any(v.owner is seen.owner for v in user.args[1:]):
+        return False
+    rows = _whole(seen, node.out, in_axis(user))
+    mine = rows_of(node.out)
     return rows is not None and mine is not None and rows.channels == mine.channels
+
+
+def _put_before(user: Node, node: Node, view: Value) -> None:
+    """Let a layer do the steps of `node` on `view`, what `node` reads."""
+    shift = len(user.args) - 1
+    steps = tuple(
+        replace(step, operand=step.operand + shift) if step.operand > 0 else step
+        for step in (*node.target.head, *node.target.tail)
+    )
+    user.args = (view, *user.args[1:], *node.args[1:])
+    user.target = user.target.but(head=steps)
 
 
 def _spread(seen: Value, axis: int, after: Rows, before: Rows) -> tuple[int, ...]:

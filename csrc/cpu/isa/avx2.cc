@@ -178,6 +178,7 @@ const Kernels kAvx2 = {
     &kAttendAvx2,
     read_centred,
     exp2_row,
+    softmax_codes,
     layer_norm_rows,
     layer_norm_row,
     gelu_row,

@@ -261,6 +261,7 @@ const Kernels kAvx512vnni = {
     &kAttendAvx512,
     read_centred,
     exp2_row,
+    softmax_codes,
     layer_norm_rows,
     layer_norm_row,
     gelu_row,

@@ -107,6 +107,7 @@ const Kernels kScalar = {
     &kAttendScalar,
     read_centred,
     exp2_row,
+    softmax_codes,
     layer_norm_rows,
     layer_norm_row,
     gelu_row,

@@ -54,28 +54,6 @@ inline void exp2_row(const float* x, int64_t n, float* out) {
   memcpy(out + i, &e, static_cast<size_t>(n - i) * sizeof(float));
 }
 
-// The logits of one row: see Kernels::logits_row.
-inline void logits_row(const int32_t* __restrict sums, int64_t n, double product, double row,
-                       const double* __restrict constant, float* __restrict out) {
-  for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<float>(sums[i] * product + row + constant[i]);
-}
-
-template <class P>
-inline void apply(float* __restrict x, int64_t n, P term, bool multiply) {
-  if (multiply) {
-    for (int64_t i = 0; i < n; ++i) x[i] = x[i] * term[i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) x[i] = x[i] + term[i];
-  }
-}
-inline void apply_row(float* x, int64_t n, float term, bool multiply) {
-  apply(x, n, One{term}, multiply);
-}
-inline void apply_each(float* x, int64_t n, const float* term, bool multiply) {
-  apply(x, n, term, multiply);
-}
-
 // 16 lanes to one number: lane l with lane l + 8, then l + 4, l + 2, l + 1.
 template <class F>
 inline float folded(const Reals* lanes, F&& join) {
@@ -187,52 +165,6 @@ inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, flo
         cut_quotients(x + i, whole, sums[r], scale, offset, top, out + i);
       if (whole < count)
         cut_quotients(x + i + whole, count - whole, sums[r], scale, offset, top, out + i + whole);
-    }
-  }
-}
-
-// Codes of 2^((x - m) log2 e) by multiplication, without writing the powers; gives their sum, or a
-// number below 0 where a code lies too near to a tie. Codes are written in whole groups of kLanes.
-inline float cut_exponentials(const float* x, int64_t n, float m, float factor, float base,
-                              float tie, float top, uint8_t* out) {
-  Reals sums[kVectors] = {}, most{};
-  const auto group = [&](int64_t i, int v) {
-    const Reals e = power_of_two((load(x + i + v * kVector) - all(m)) * all(kLog2E));
-    nearest_codes(clamp_real(e * all(factor) - all(base), all(top)), most, out + i + v * kVector);
-    return e;
-  };
-  const int64_t whole = n / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + group(i, v);
-  }
-  if (whole < n) {
-    float rest[kLanes];
-    for (int v = 0; v < kVectors; ++v) store(rest + v * kVector, group(whole, v));
-    for (int64_t j = n - whole; j < kLanes; ++j) rest[j] = 0.0f;
-    for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + load(rest + v * kVector);
-  }
-  return beyond(most, tie) ? -1.0f : folded(sums, [](float a, float b) { return a + b; });
-}
-
-// See Kernels::row_codes. Largest logits of a few rows first, so that no row waits for its own.
-inline void row_codes(float* x, int64_t rows, int64_t n, int64_t stride, float scale, float offset,
-                      float top, uint8_t* out, float* gains) {
-  const float factor = 1.0f / scale, base = offset / scale, tie = near_tie(top, base);
-  for (int64_t first = 0; first < rows; first += kSoftmaxRows) {
-    const int64_t end = first + kSoftmaxRows < rows ? first + kSoftmaxRows : rows;
-    for (int64_t r = first; r < end; ++r) {
-      float* row = x + r * stride;
-      for (int64_t i = n; i % kLanes != 0; ++i) row[i] = row[0];
-      gains[r] = largest(row, n);
-    }
-    for (int64_t r = first; r < end; ++r) {
-      float* row = x + r * stride;
-      float sum = cut_exponentials(row, n, gains[r], factor, base, tie, top, out + r * n);
-      if (sum < 0) {
-        sum = exponentials(row, n, gains[r]);
-        cut_quotients(row, n, 1.0f, scale, offset, top, out + r * n);
-      }
-      gains[r] = 1.0f / sum;
     }
   }
 }

@@ -347,6 +347,11 @@ bc_status bc_attention_reach(const bc_attention* attention, int64_t reach[4]);
  * 2^n. float32, one rounding an operation; NaN stays NaN. The relative error is below 2e-7. */
 bc_status bc_exp2(const float* x, int64_t n, float* out);
 
+/* The codes, as bc_encode cuts them, of the softmax of each row of x [rows][n] by the formula of
+ * bc_attend. The same bits at every level; a row with a NaN has the codes 0. */
+bc_status bc_softmax_codes(const float* x, int64_t rows, int64_t n, float scale, float offset,
+                           int bits, uint8_t* out, int threads);
+
 /* ---- Reals between layers -------------------------------------------------------------------- */
 
 /* float32, one rounding an operation, the same bits at every level. NaN stays NaN (of what sign is
