@@ -82,12 +82,13 @@ struct Places {
   Places(Input& in, int64_t batch, int64_t heads, int64_t rows, int64_t columns, bool apart)
       : starts(in, elements({batch})),
         table(in, in.once_in(2) && heads > 0 ? elements({batch / heads, rows}) : -1),
-        row(apart ? pitch_of(in, columns) : in.size(0, 60)),
+        row(in.size(0, 60)),
         column(apart || in.once_in(2) ? 1 : in.size(0, 3)) {
     if (in.once_in(3) && !apart) row = columns;
     // Odd sizes are refused for themselves: here they only must not overflow.
     const auto bounded = [](int64_t n) { return std::min<int64_t>(std::max<int64_t>(n, 0), 1000); };
     heads = bounded(heads), rows = bounded(rows), columns = bounded(columns);
+    if (apart) row = columns + in.from(0, 9);
     const bool far = in.wild() && in.once_in(8);
     for (int64_t b = 0; b < starts.size(); ++b) {
       int64_t& start = starts.get()[b];
