@@ -16,6 +16,7 @@ from bitcompress.bench import inputs, rivals
 from bitcompress.bench.cases import Case
 from bitcompress.layers import ConvGeometry, PackedConv2d, PackedLinear
 from bitcompress.packed.layer import native_layer
+from bitcompress.packed.softmax_codes import softmax_codes as softmax_codes_of
 from bitcompress.packed.steps import Step, bind
 
 SLOPE = 0.2
@@ -144,3 +145,14 @@ def gelu_codes(case: Case, threads: int) -> inputs.Work:
     """GELU of rows, cut into codes."""
     others = rivals.gelu_codes(inputs.reals(*case.sizes), case.act_bits, threads)
     return _rows_to_codes(case, threads, [Step("gelu")], others)
+
+
+def softmax_codes(case: Case, threads: int) -> inputs.Work:
+    """Softmax of rows, cut into codes by one grid from 0 to 1."""
+    x, bits = inputs.reals(*case.sizes), case.act_bits
+    scale = 1 / ((1 << bits) - 1)
+    grid = torch.tensor([scale]), torch.zeros(1)
+    return inputs.Work(
+        lambda: lambda: softmax_codes_of(x, *grid, bits),
+        rivals.softmax_codes(x, scale, bits, threads), 0, inputs.size(x) + x.numel(),
+    )  # fmt: skip

@@ -128,6 +128,11 @@ def gelu(x: Array, cut: bool) -> bytes:
     return _to_codes([("ms:Gelu", ("x",), "real", {})], x, {}, cut)
 
 
+def softmax(x: Array, cut: bool) -> bytes:
+    """Softmax of the rows of x (M, N), to codes where `cut`."""
+    return _to_codes([("Softmax", ("x",), "real", {"axis": -1})], x, {}, cut)
+
+
 def qlinear_conv(x: Array, w: Array, padding: int, groups: int) -> bytes:
     """Convolution of codes, channels last: x (N, H, W, C) uint8, w (O, C/groups, KH, KW) int8."""
     names = ("x", "x_s", "x_z", "w", "w_s", "w_z", "y_s", "y_z", "b")

@@ -153,6 +153,6 @@ OPERATORS: dict[str, inputs.Build | str] = {
     "encode": encode,
     "layernorm_codes": fused.layernorm_codes,
     "gelu_codes": fused.gelu_codes,
-    "softmax_codes": "softmax and cut are one step inside `attention` only",
+    "softmax_codes": fused.softmax_codes,
 }
 """How an operator is run, or why it cannot be."""

@@ -196,6 +196,21 @@ def gelu_codes(x: Tensor, bits: int, threads: int) -> Ways:
     }
 
 
+def softmax_codes(x: Tensor, scale: float, bits: int, threads: int) -> Ways:
+    """Softmax of the rows of x (M, N), then their codes."""
+    top, half, ort = (1 << bits) - 1, x.bfloat16(), _Ort(threads)
+
+    def codes(weights: Tensor) -> Tensor:
+        return torch.round(weights / scale).clamp_(0, top).to(torch.uint8)
+
+    return {
+        "torch_fp32": {"torch": lambda: codes(x.softmax(-1))},
+        "torch_bf16": {"torch": lambda: codes(half.softmax(-1))},
+        "ort_fp32": ort.way(lambda: graphs.softmax(x.numpy(), False), {"x": x.numpy()}),
+        "ort_int8": ort.way(lambda: graphs.softmax(x.numpy(), True), {"x": x.numpy()}),
+    }
+
+
 def cut(x: Tensor, scale: float, offset: float, top: int, threads: int) -> Ways:
     """Reals cut into codes."""
     return {

@@ -22,18 +22,18 @@ uint8_t code_of(float x, float scale, float offset) {
 }  // namespace
 
 int64_t Folded::bytes(int64_t columns) {
-  return Scratch::bytes<float>(columns) + Scratch::bytes<int32_t>(columns);
+  return Scratch::bytes<float>(room_of(columns)) + Scratch::bytes<int32_t>(room_of(columns));
 }
 
 int64_t CodeGrid::bytes(int64_t columns) {
-  return 5 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<uint8_t>(columns);
+  return 3 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<float>(room_of(columns)) + 2 * Scratch::bytes<uint8_t>(columns);
 }
 
 CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* memory)
     : columns_(columns) {
   Parts parts(memory);
-  for (float** part : {&scale_, &offset_, &factor_, &product_, &row_})
-    *part = parts.part<float>(columns);
+  for (float** part : {&scale_, &offset_, &factor_}) *part = parts.part<float>(columns);
+  for (float** part : {&product_, &row_}) *part = parts.part<float>(room_of(columns));
   least_ = parts.part<uint8_t>(columns), top_ = parts.part<uint8_t>(columns);
   float highest = 0;
   double base = 0;
@@ -53,21 +53,26 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* me
   fixed_error_ = 7.0 * (static_cast<double>(highest) + 2.0) + 1.25 * base + 2.0;
 }
 
-void CodeGrid::set(const Readout& r) {
+void CodeGrid::set(const Readout& r, bool spread) {
+  spread_ = spread;
+  for (float* part : {product_, row_}) std::fill_n(part, room_of(columns_), 0.0f);
   most_row_ = 0;
   for (int64_t i = 0; i < columns_; ++i) {
     const double scale = static_cast<double>(scale_[i]);
-    product_[i] = static_cast<float>(r.product[i] / scale);
-    row_[i] = static_cast<float>(r.row[i] / scale);
-    const double row = std::fabs(static_cast<double>(row_[i]));
+    product_[at(i)] = static_cast<float>(r.product[i] / scale);
+    row_[at(i)] = static_cast<float>(r.row[i] / scale);
+    const double row = std::fabs(static_cast<double>(row_[at(i)]));
     most_row_ = row <= most_row_ ? most_row_ : row;  // a NaN stays
   }
 }
 
 Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) const {
   Parts parts(memory);
-  float* constants = parts.part<float>(columns_);
-  int32_t* centres = parts.part<int32_t>(columns_);
+  const int64_t room = room_of(columns_);
+  float* constants = parts.part<float>(room);
+  int32_t* centres = parts.part<int32_t>(room);
+  std::fill_n(constants, room, 0.0f);
+  std::fill_n(centres, room, 0);
   const double row_centre = r.has_row ? std::floor(std::min(bounds.codes, 1e9) / 2) : 0.0;
   const double rows = r.has_row ? most_row_ : 0.0;
   double most = 0, most_code = 0;
@@ -78,7 +83,8 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
     const double wanted = std::round(-rest / r.product[i]);
     const double centre = wanted > 0.0 ? std::min(wanted, 2147483647.0) : 0.0;
     const double constant = (rest + centre * r.product[i]) / scale;
-    constants[i] = static_cast<float>(constant), centres[i] = static_cast<int32_t>(centre);
+    constants[at(i)] = static_cast<float>(constant);
+    centres[at(i)] = static_cast<int32_t>(centre);
     const double size = std::fabs(constant);
     const double code = std::fabs(r.product[i]) / scale * std::max(centre, bounds.sums[i]) + size;
     most = size <= most ? most : size;
@@ -97,7 +103,7 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
 CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const Folded& f) const {
   const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o, least_ + o, top_ + o, cutter_.tie};
   return {exact, cutter, product_ + o, row_ + o, f.constant + o, f.centre + o, f.row_centre, f.tie,
-          f.slope};
+          f.slope, spread_};
 }
 
 }  // namespace bc

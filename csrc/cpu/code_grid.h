@@ -35,6 +35,9 @@ struct Folded {
   static int64_t bytes(int64_t columns);
 };
 
+// Numbers of columns in the order of place_of go on to whole groups of 64.
+inline int64_t room_of(int64_t columns) { return (columns + 63) / 64 * 64; }
+
 class CodeGrid {
  public:
   static int64_t bytes(int64_t columns);
@@ -44,8 +47,8 @@ class CodeGrid {
 
   const RowCutter& cutter() const { return cutter_; }
 
-  // Makes product and row of a readout ready.
-  void set(const Readout& readout);
+  // Makes product and row of a readout ready, for sums in the order of place_of where they are spread.
+  void set(const Readout& readout, bool spread);
 
   // What sums can be: for each column the largest, and the largest sum of left codes.
   struct Bounds {
@@ -59,7 +62,10 @@ class CodeGrid {
   CodeReadout from(int64_t o, const Readout& exact, const Folded& folded) const;
 
  private:
+  size_t at(int64_t i) const { return static_cast<size_t>(spread_ ? place_of(i) : i); }
+
   int64_t columns_;
+  bool spread_ = false;
   float *scale_, *offset_, *factor_, *product_, *row_;
   uint8_t *least_, *top_;
   RowCutter cutter_;

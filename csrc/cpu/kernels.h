@@ -25,7 +25,16 @@ struct Product {
   int32_t* out;
   int64_t out_stride;  // elements from one row of out to the next
   int64_t pixels = 1;  // of a run; each begins a unit of its form
+  // Column c stands at place_of(c) of out, whose rows have room for whole groups of 64 columns; only
+  // for forms that spread.
+  bool spread = false;
 };
+
+// Every fourth column together, 0, 2, 1, 3 first: where a vector of bytes that are added in words has
+// them.
+inline int64_t place_of(int64_t column) {
+  return column / 64 * 64 + (column % 2 * 2 + column / 2 % 2) * 16 + column % 64 / 4;
+}
 
 // What a product sums over, and for how many columns.
 struct Extent {
@@ -49,6 +58,7 @@ struct Form {
   void (*product)(const Product& product);
   int64_t step;  // units; a run is read to the next multiple of them
   bool shifts;   // a panel with codes above 127 holds codes - 128
+  bool spreads = false;  // the product can leave its columns spread, which is cheaper
 
   int64_t pixel_bytes(int64_t channels) const { return units(channels) * unit_bytes; }
 };
@@ -87,6 +97,7 @@ struct CodeReadout {
   const int32_t* centre;
   int32_t row_centre;
   float tie, slope;
+  bool spread = false;  // sums, product, row, constant and centre are in the order of place_of
 };
 
 // A row of a depthwise convolution from interleaved pixels: tap t of place p at x + offsets[t] + p *

@@ -18,12 +18,12 @@ bool Landing::only_floor() const {
   return tail_.count == 1 && tail_.steps[0].kind == BC_RELU;
 }
 
-void Landing::prepare(const Readout& readout, uint8_t* memory) {
+void Landing::prepare(const Readout& readout, uint8_t* memory, bool spread) {
   if (!codes()) return;
   grid_.emplace(sink_, tail_.channels, codes_straight_ && only_floor(), memory);
   codes_straight_ = codes_straight_ && grid_->cutter().tie >= 0.0f;
   if (codes_straight_) {
-    grid_->set(readout);
+    grid_->set(readout, spread);
   } else {
     grid_.emplace(sink_, tail_.channels, false, memory);
   }

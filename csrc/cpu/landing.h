@@ -16,7 +16,9 @@ class Landing {
 
   // Memory for all threads together, and what makes it ready.
   int64_t bytes() const { return sink_.scale == nullptr ? 0 : CodeGrid::bytes(tail_.channels); }
-  void prepare(const Readout& readout, uint8_t* memory);
+  void prepare(const Readout& readout, uint8_t* memory, bool spread = false);
+  // Whether sums become codes with nothing between, so that they may come in the order of place_of.
+  bool takes_spread() const { return codes_straight_; }
 
   // The constants of a readout of all filters in the sink's grid, in memory of its own for each place
   // and thread.

@@ -20,6 +20,8 @@ class Rows {
         own_sums_(layer.has_row && !layer.ones),
         head_{&layer.k, picture.run.head, picture.run.head_count, c_.channels},
         landing_(layer.k, picture.run, picture.out_h, picture.out_w, c_.filters),
+        spread_(layer.form.spreads && landing_.takes_spread()),
+        width_(spread_ ? room_of(layer.columns()) : layer.sums_stride()),
         block_(fitting()) {}
 
   int threads(int most) const {
@@ -33,9 +35,17 @@ class Rows {
     const int64_t each_slot = slot(nullptr).bytes;
     Scratch scratch(landing_.bytes() + landing_.folded_bytes() + use * each_slot);
     const Readout readout = l_.readout(0, l_.reading.constant.data());
-    landing_.prepare(readout, scratch.part<uint8_t>(landing_.bytes()));
-    const Folded folded = landing_.fold(readout, {l_.most_sums.data(), l_.most_codes},
-                                        scratch.part<uint8_t>(landing_.folded_bytes()));
+    uint8_t* shared = scratch.part<uint8_t>(landing_.bytes());
+    uint8_t* constants = scratch.part<uint8_t>(landing_.folded_bytes());
+    const auto fold = [&] {
+      landing_.prepare(readout, shared, spread_);
+      return landing_.fold(readout, {l_.most_sums.data(), l_.most_codes}, constants);
+    };
+    Folded folded = fold();
+    if (spread_ && !(landing_.takes_spread() && folded.tie >= 0.0f)) {
+      spread_ = false;  // sums are read as reals after all
+      folded = fold();
+    }
     uint8_t* slots = scratch.part<uint8_t>(use * each_slot);
     const int64_t blocks = (rows_ + block_ - 1) / block_;
     const int64_t each = std::max<int64_t>(1, std::min<int64_t>(16, blocks / (8 * use)));
@@ -51,7 +61,7 @@ class Rows {
   // Rows of a block: a whole number of tiles whose codes, sums and reals fill about half of L1.
   int64_t fitting() const {
     constexpr int64_t kBytes = 20480, kTile = 24;
-    const int64_t of_row = c_.channels + pixel_ + 4 * l_.sums_stride();
+    const int64_t of_row = c_.channels + pixel_ + 4 * width_;
     return std::clamp<int64_t>(kBytes / of_row, kTile, 10 * kTile) / kTile * kTile;
   }
 
@@ -67,7 +77,7 @@ class Rows {
     Slot s{};
     s.codes = parts.part<uint8_t>(block_ * c_.channels + kPad);
     if (!in_place_) s.form = parts.part<uint8_t>(block_ * pixel_ + kPad);
-    s.sums = parts.part<int32_t>(block_ * l_.sums_stride());
+    s.sums = parts.part<int32_t>(block_ * width_);
     s.row_sums = parts.part<int32_t>(block_);
     s.reals = parts.part<float>(block_ * std::max(c_.channels, c_.filters));
     s.bytes = parts.bytes();
@@ -113,13 +123,13 @@ class Rows {
       left = s.form;
     }
     const Panel& panel = l_.panels[0];
-    const int64_t width = l_.sums_stride();
     l_.form.product({&left, 1, c_.channels, stride, count, panel.data(), l_.columns(),
-                     panel.shifted(), s.sums, width});
-    const int32_t* of_rows = l_.ones ? s.sums + c_.filters : s.row_sums;
+                     panel.shifted(), s.sums, width_, 1, spread_});
+    const int64_t ones = spread_ ? place_of(c_.filters) : c_.filters;
+    const int32_t* of_rows = l_.ones ? s.sums + ones : s.row_sums;
     landing_.read(
         l_.readout(0, l_.reading.constant.data()), folded,
-        {first, count, 0, c_.filters, s.sums, width, of_rows, l_.ones ? width : 1}, s.reals);
+        {first, count, 0, c_.filters, s.sums, width_, of_rows, l_.ones ? width_ : 1}, s.reals);
     landing_.land(first, count, s.reals);
   }
 
@@ -131,6 +141,8 @@ class Rows {
   bool in_place_, own_sums_;
   Steps head_;
   Landing landing_;
+  bool spread_;  // sums stand in the order of place_of
+  int64_t width_;
   int64_t block_;
 };
 

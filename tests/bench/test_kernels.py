@@ -28,6 +28,7 @@ TINY = {
     "encode": (6, 8), "conv2d_codes": (5, 6, 4, 3, 3, 1), "conv2d_prelu": (5, 6, 4, 3, 3, 1),
     "conv2d_residual": (5, 6, 4, 4, 3, 1), "conv2d_shuffle": (5, 6, 4, 8, 3, 1),
     "linear_codes": (7, 6, 5), "layernorm_codes": (6, 8), "gelu_codes": (6, 8),
+    "softmax_codes": (6, 8),
 }  # fmt: skip
 CASES = [Case(op, 2, 2, sizes) for op, sizes in TINY.items()]
 LACKING = [

@@ -134,8 +134,9 @@ struct Lookups {
     }
   }
 
-  static constexpr Form form(const char* name) {
-    return {name, T::kUnitBytes, units, T::load, panel_bytes, pack_panel, product, 1, false};
+  static constexpr Form form(const char* name, bool spreads = false) {
+    return {name, T::kUnitBytes, units, T::load, panel_bytes, pack_panel, product, 1, false,
+            spreads};
   }
 };
 

@@ -49,7 +49,8 @@ inline void exact_codes(const CodeReadout& r, int64_t first, int64_t last,
   const Readout& e = r.exact;
   for (int64_t i = first; i < last; ++i) {
     const int32_t row_sum = e.each ? row_sums[i] : e.has_row ? *row_sums : 0;
-    const double real = sums[i] * e.product[i] + row_sum * e.row[i] + e.constant[i] + e.bias[i];
+    const int32_t sum = sums[r.spread ? place_of(i) : i];
+    const double real = sum * e.product[i] + row_sum * e.row[i] + e.constant[i] + e.bias[i];
     out[i] = exact_code(r.cutter, i, static_cast<float>(real));
   }
 }
@@ -76,7 +77,7 @@ inline float tie_of_row(const CodeReadout& r, float row) {
 inline void read_codes(const CodeReadout& r, int64_t rows, int64_t n, const int32_t* sums,
                        int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                        uint8_t* out, int64_t out_stride) {
-  const int64_t whole = r.tie < 0.0f ? 0 : n / kVector * kVector;
+  const int64_t whole = r.tie < 0.0f || r.spread ? 0 : n / kVector * kVector;
   const bool each = r.exact.each, shared = r.exact.has_row && !each;
   for (int64_t j = 0; j < rows; ++j, sums += sums_stride, out += out_stride) {
     const int32_t* of_row = row_sums + j * row_sums_stride;

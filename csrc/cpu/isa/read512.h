@@ -81,7 +81,7 @@ inline void read_rows_512(const Readout& r, int64_t rows, int64_t n, const int32
 
 // The codes nearest to up to 64 reals, those that are no number or below 0 giving 0. All are far from
 // the limits of int32.
-template <int kVecs>
+template <int kVecs, bool kSpread = false>
 inline __m512i nearest_64(const __m512 (&u)[kVecs], __m512i least, __m512i top, __m512& most) {
   __m512i codes[4] = {};
   most = _mm512_setzero_ps();
@@ -90,13 +90,24 @@ inline __m512i nearest_64(const __m512 (&u)[kVecs], __m512i least, __m512i top, 
     // The larger by magnitude, without its sign; u - round(u).
     most = _mm512_range_ps(most, _mm512_reduce_ps(u[v], 0), 0x0b);
   }
-  const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(codes[0], codes[1]),
-                                            _mm512_packs_epi32(codes[2], codes[3]));
+  const int second = kSpread ? 2 : 1, third = kSpread ? 1 : 2;
+  const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(codes[0], codes[second]),
+                                            _mm512_packs_epi32(codes[third], codes[3]));
+  if (kSpread) {
+    const __m512i turned = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i found = _mm512_shuffle_epi8(bytes, turned);
+    return _mm512_min_epu8(_mm512_max_epu8(found, least), top);
+  }
   // Quarter i of the packed register holds words i of all vectors.
   const __m512i order =
       _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   return _mm512_min_epu8(_mm512_max_epu8(_mm512_permutexvar_epi32(order, bytes), least), top);
 }
+
+// Not far above the codes there are. What is no number stays so, being the second operand of min; the
+// conversion to int32 makes of it, and of all that is far below 0, the lowest number.
+inline __m512 within(__m512 real) { return _mm512_min_ps(_mm512_set1_ps(1024.0f), real); }
 
 inline __mmask64 first_64(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
@@ -105,7 +116,7 @@ inline bool any_beyond(__m512 most, float tie) {
 }
 
 // Columns [at, at + n) of all rows, the last of them in the last of kVecs vectors.
-template <int kVecs, RowSums kRow>
+template <int kVecs, RowSums kRow, bool kSpread = false>
 inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, const int32_t* sums,
                      int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                      uint8_t* out, int64_t out_stride) {
@@ -113,7 +124,7 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
   __m512i centre[kVecs];
   __mmask16 inside[kVecs];
   for (int v = 0; v < kVecs; ++v) {
-    inside[v] = first_16(n - 16 * v);
+    inside[v] = kSpread ? __mmask16{0xffff} : first_16(n - 16 * v);
     product[v] = _mm512_maskz_loadu_ps(inside[v], r.product + at + 16 * v);
     constant[v] = _mm512_maskz_loadu_ps(inside[v], r.constant + at + 16 * v);
     row[v] = _mm512_maskz_loadu_ps(inside[v], r.row + at + 16 * v);
@@ -144,7 +155,7 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
       u[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(apart), product[v], base);
     }
     uint8_t* to = out + j * out_stride;
-    _mm512_mask_storeu_epi8(to + at, places, nearest_64(u, low, top, most));
+    _mm512_mask_storeu_epi8(to + at, places, nearest_64<kVecs, kSpread>(u, low, top, most));
     const float tie = kRow == RowSums::one ? tie_of_row(r, one) : r.tie;
     if (__builtin_expect(any_beyond(most, tie), 0)) exact_codes(r, at, at + n, from, of_row, to);
   }
@@ -156,7 +167,8 @@ inline void codes_of_rows(const CodeReadout& r, int64_t rows, int64_t n, const i
                           uint8_t* out, int64_t out_stride) {
   for (int64_t i = 0; i < n; i += 64) {
     const int64_t rest = n - i < 64 ? n - i : 64;
-    const auto block = rest > 48   ? codes_64<4, kRow>
+    const auto block = r.spread    ? codes_64<4, kRow, true>
+                       : rest > 48 ? codes_64<4, kRow>
                        : rest > 32 ? codes_64<3, kRow>
                        : rest > 16 ? codes_64<2, kRow>
                                    : codes_64<1, kRow>;
@@ -179,6 +191,25 @@ inline void read_codes_512(const CodeReadout& r, int64_t rows, int64_t n, const 
   read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
+// Columns [at, at + n) of one row by division; rows that are all 0 may lie on a tie all along.
+template <int kVecs>
+__attribute__((noinline)) void divide_64(const RowCutter& c, int64_t at, int64_t n, const float* x,
+                                         uint8_t* out) {
+  __m512 u[kVecs], most;
+  for (int v = 0; v < kVecs; ++v) {
+    const __mmask16 inside = first_16(n - 16 * v);
+    const int64_t i = at + 16 * v;
+    const __m512 apart = _mm512_sub_ps(_mm512_maskz_loadu_ps(inside, x + i),
+                                       _mm512_maskz_loadu_ps(inside, c.offset + i));
+    const __m512 scale = _mm512_mask_loadu_ps(_mm512_set1_ps(1.0f), inside, c.scale + i);
+    u[v] = within(_mm512_div_ps(apart, scale));
+  }
+  const __mmask64 places = first_64(n);
+  _mm512_mask_storeu_epi8(out + at, places,
+                          nearest_64(u, _mm512_maskz_loadu_epi8(places, c.least + at),
+                                     _mm512_maskz_loadu_epi8(places, c.top + at), most));
+}
+
 template <int kVecs>
 inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, const float* x,
                    int64_t x_stride, uint8_t* out, int64_t out_stride) {
@@ -192,7 +223,6 @@ inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, cons
   const __mmask64 places = first_64(n);
   const __m512i low = _mm512_maskz_loadu_epi8(places, c.least + at);
   const __m512i top = _mm512_maskz_loadu_epi8(places, c.top + at);
-  const __m512 most_real = _mm512_set1_ps(1024.0f), least = _mm512_set1_ps(-1.0f);
 #pragma GCC unroll 1
   for (int64_t j = 0; j < rows; ++j) {
     const float* from = x + j * x_stride + at;
@@ -200,13 +230,11 @@ inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, cons
     for (int v = 0; v < kVecs; ++v) {
       const __m512 reals = v + 1 < kVecs ? _mm512_loadu_ps(from + 16 * v)
                                          : _mm512_maskz_loadu_ps(last, from + 16 * v);
-      const __m512 real = _mm512_mul_ps(_mm512_sub_ps(reals, offset[v]), factor[v]);
-      // What is no number goes through as the second operand of the first and is lost in the second.
-      u[v] = _mm512_max_ps(_mm512_min_ps(most_real, real), least);
+      u[v] = within(_mm512_mul_ps(_mm512_sub_ps(reals, offset[v]), factor[v]));
     }
     uint8_t* to = out + j * out_stride;
     _mm512_mask_storeu_epi8(to + at, places, nearest_64(u, low, top, most));
-    if (__builtin_expect(any_beyond(most, c.tie), 0)) exact_codes(c, at, at + n, from - at, to);
+    if (__builtin_expect(any_beyond(most, c.tie), 0)) divide_64<kVecs>(c, at, n, from - at, to);
   }
 }
 

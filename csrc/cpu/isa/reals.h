@@ -18,31 +18,6 @@ inline void store_first(float* to, int64_t n, Reals x);
 // The nearest float to the square root of each. The including file has it.
 inline Reals root(Reals x);
 
-// Lane l gets lane l ^ kBy.
-template <int kBy>
-inline Reals swapped(Reals x) {
-#if defined(__clang__)
-  Reals y;
-  for (int l = 0; l < kVector; ++l) y[l] = x[l ^ kBy];
-  return y;
-#else
-  Words order;
-  for (uint32_t l = 0; l < kVector; ++l) order[l] = l ^ kBy;
-  return __builtin_shuffle(x, order);
-#endif
-}
-
-// The sum of 16 lanes: lane l with lane l + 8, then l + 4, l + 2, l + 1.
-inline float lane_sum(const Reals* lanes) {
-  Reals x = lanes[0];
-  if constexpr (kVectors == 4) x = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-  if constexpr (kVectors == 2) x = lanes[0] + lanes[1];
-  if constexpr (kVector >= 16) x = x + swapped<8 % kVector>(x);
-  if constexpr (kVector >= 8) x = x + swapped<4 % kVector>(x);
-  x = x + swapped<2>(x);
-  return x[0] + x[1];
-}
-
 // The lanes below n keep what they have, the others are 0.
 inline Reals only_first(int64_t n, Reals x) {
   Words lane;
@@ -110,35 +85,6 @@ inline void normalize_row(const float* x, int64_t n, const Affine& affine, float
     const Reals g = load_first(gain + v * kVector, left), s = load_first(shift + v * kVector, left);
     store_first(out + full * kLanes + v * kVector, left, y * g + s);
   }
-}
-
-// Quarters kFirst, kSecond of a, then of b.
-template <int kFirst, int kSecond>
-inline Reals quarters(Reals a, Reals b) {
-  constexpr int kQuarter = kVector / 4;
-  Words order;
-  for (int l = 0; l < kVector; ++l) {
-    const int from = (l / kQuarter % 2 == 0 ? kFirst : kSecond) * kQuarter + l % kQuarter;
-    order[l] = static_cast<uint32_t>(l < kVector / 2 ? from : kVector + from);
-  }
-#if defined(__clang__)
-  Reals y;
-  for (int l = 0; l < kVector; ++l)
-    y[l] = order[l] < kVector ? a[order[l]] : b[order[l] - kVector];
-  return y;
-#else
-  return __builtin_shuffle(a, b, order);
-#endif
-}
-
-// Where a register holds all 16 lanes, four rows go side by side: their sums share registers, and
-// no row waits for its own. Quarter r of the result is the sum of row r, as lane_sum has it.
-inline Reals four_sums(const Reals* rows) {
-  const Reals a = quarters<0, 1>(rows[0], rows[1]) + quarters<2, 3>(rows[0], rows[1]);
-  const Reals b = quarters<0, 1>(rows[2], rows[3]) + quarters<2, 3>(rows[2], rows[3]);
-  Reals x = quarters<0, 2>(a, b) + quarters<1, 3>(a, b);
-  x = x + swapped<2>(x);
-  return x + swapped<1>(x);
 }
 
 inline void spread(Reals four, Reals* rows) {

@@ -54,35 +54,86 @@ inline void exp2_row(const float* x, int64_t n, float* out) {
   memcpy(out + i, &e, static_cast<size_t>(n - i) * sizeof(float));
 }
 
-// 16 lanes to one number: lane l with lane l + 8, then l + 4, l + 2, l + 1.
-template <class F>
-inline float folded(const Reals* lanes, F&& join) {
-  float x[kLanes];
-  memcpy(x, lanes, sizeof x);
-  for (int l = 0; l < 8; ++l) x[l] = join(x[l], x[l + 8]);
-  for (int l = 0; l < 4; ++l) x[l] = join(x[l], x[l + 4]);
-  return join(join(x[0], x[2]), join(x[1], x[3]));
+// Lane l gets lane l ^ kBy.
+template <int kBy>
+inline Reals swapped(Reals x) {
+#if defined(__clang__)
+  Reals y;
+  for (int l = 0; l < kVector; ++l) y[l] = x[l ^ kBy];
+  return y;
+#else
+  Words order;
+  for (uint32_t l = 0; l < kVector; ++l) order[l] = l ^ kBy;
+  return __builtin_shuffle(x, order);
+#endif
 }
 
-inline float largest(const float* x, int64_t n) {
+// The sum of 16 lanes: lane l with lane l + 8, then l + 4, l + 2, l + 1.
+inline float lane_sum(const Reals* lanes) {
+  Reals x = lanes[0];
+  if constexpr (kVectors == 4) x = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+  if constexpr (kVectors == 2) x = lanes[0] + lanes[1];
+  if constexpr (kVector >= 16) x = x + swapped<8 % kVector>(x);
+  if constexpr (kVector >= 8) x = x + swapped<4 % kVector>(x);
+  x = x + swapped<2>(x);
+  return x[0] + x[1];
+}
+
+// Quarters kFirst, kSecond of a, then of b.
+template <int kFirst, int kSecond>
+inline Reals quarters(Reals a, Reals b) {
+  constexpr int kQuarter = kVector / 4;
+  Words order;
+  for (int l = 0; l < kVector; ++l) {
+    const int from = (l / kQuarter % 2 == 0 ? kFirst : kSecond) * kQuarter + l % kQuarter;
+    order[l] = static_cast<uint32_t>(l < kVector / 2 ? from : kVector + from);
+  }
+#if defined(__clang__)
+  Reals y;
+  for (int l = 0; l < kVector; ++l)
+    y[l] = order[l] < kVector ? a[order[l]] : b[order[l] - kVector];
+  return y;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+// Where a register holds all 16 lanes, four rows go side by side: their sums share registers, and
+// no row waits for its own. Quarter r of the result is the sum of row r, as lane_sum has it.
+inline Reals four_sums(const Reals* rows) {
+  const Reals a = quarters<0, 1>(rows[0], rows[1]) + quarters<2, 3>(rows[0], rows[1]);
+  const Reals b = quarters<0, 1>(rows[2], rows[3]) + quarters<2, 3>(rows[2], rows[3]);
+  Reals x = quarters<0, 2>(a, b) + quarters<1, 3>(a, b);
+  x = x + swapped<2>(x);
+  return x + swapped<1>(x);
+}
+
+// The largest of 16 lanes, in every lane.
+inline Reals largest_lane(const Reals* lanes) {
+  Reals x = lanes[0];
+  for (int v = 1; v < kVectors; ++v) x = max_of(lanes[v], x);
+  if constexpr (kVector >= 16) x = max_of(swapped<8 % kVector>(x), x);
+  if constexpr (kVector >= 8) x = max_of(swapped<4 % kVector>(x), x);
+  x = max_of(swapped<2>(x), x);
+  return max_of(swapped<1>(x), x);
+}
+
+inline Reals largest(const float* x, int64_t n) {
   Reals most[kVectors];
   for (int v = 0; v < kVectors; ++v) most[v] = all(x[0]);
   for (int64_t i = 0; i < n; i += kLanes) {
-    for (int v = 0; v < kVectors; ++v) {
-      const Reals here = load(x + i + v * kVector);
-      most[v] = here > most[v] ? here : most[v];
-    }
+    for (int v = 0; v < kVectors; ++v) most[v] = max_of(load(x + i + v * kVector), most[v]);
   }
-  return folded(most, [](float a, float b) { return b > a ? b : a; });
+  return largest_lane(most);
 }
 
-// x becomes 2^((x - m) log2 e); gives the sum. x has room for whole groups of kLanes, its end is
-// overwritten with 0.
-inline float exponentials(float* x, int64_t n, float m) {
+// x becomes 2^((x - m) log2 e), and `sums` its 16 partial sums. x has room for whole groups of
+// kLanes, its end is overwritten with 0.
+inline void exponentials(float* x, int64_t n, Reals m, Reals* sums) {
   const int64_t whole = n / kLanes * kLanes;
-  Reals sums[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) sums[v] = Reals{};
   const auto group = [&](int64_t i, int v) {
-    return power_of_two((load(x + i + v * kVector) - all(m)) * all(kLog2E));
+    return power_of_two((load(x + i + v * kVector) - m) * all(kLog2E));
   };
   for (int64_t i = 0; i < whole; i += kLanes) {
     for (int v = 0; v < kVectors; ++v) {
@@ -96,7 +147,6 @@ inline float exponentials(float* x, int64_t n, float m) {
     for (int64_t j = n; j < whole + kLanes; ++j) x[j] = 0.0f;
     for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + load(x + whole + v * kVector);
   }
-  return folded(sums, [](float a, float b) { return a + b; });
 }
 
 // How near to a tie a code found by multiplication must not lie. With d = 2^-24, P = p / scale and
@@ -118,8 +168,7 @@ inline void cut_quotients(const float* __restrict e, int64_t n, float sum, float
 inline void nearest_codes(Reals u, Reals& most, uint8_t* out) {
   const Reals sum = u + 8388608.0f;
   const Reals apart = u - (sum - 8388608.0f);
-  const Reals far = apart < -apart ? -apart : apart;
-  most = far > most ? far : most;
+  most = max_of(max_of(apart, -apart), most);
   store_codes(out, sum);
 }
 
@@ -127,45 +176,54 @@ inline void nearest_codes(Reals u, Reals& most, uint8_t* out) {
 inline bool beyond(Reals most, float tie) {
   Reals lanes[kVectors] = {};
   lanes[0] = most;
-  return folded(lanes, [](float a, float b) { return b > a ? b : a; }) > tie;
+  return largest_lane(lanes)[0] > tie;
 }
 
 constexpr int64_t kCutBlock = 256;
 
-// Up to kCutBlock codes by multiplication, whole groups of kLanes of them; gives whether one lies too
-// near to a tie to be sure of.
-inline bool cut_products(const float* e, int64_t n, float factor, float base, float tie, float top,
-                         uint8_t* out) {
-  Reals most{};
-  for (int64_t i = 0; i < n; i += kVector) {
-    nearest_codes(clamp_real(load(e + i) * all(factor) - all(base), all(top)), most, out + i);
-  }
-  return beyond(most, tie);
-}
-
 constexpr int64_t kSoftmaxRows = 16;
+
+// The sums of so many rows of 16 partial sums.
+inline void row_sums(const Reals (*partial)[kVectors], int64_t rows, float* sums) {
+  if constexpr (kVectors == 1) {
+    for (int64_t r = 0; r < rows; r += 4) {
+      const Reals four = four_sums(&partial[0][0] + r);
+      for (int q = 0; q < 4; ++q) sums[r + q] = four[q * kVector / 4];
+    }
+  } else {
+    for (int64_t r = 0; r < rows; ++r) sums[r] = lane_sum(partial[r]);
+  }
+}
 
 // See Kernels::softmax_codes. Each step goes through all rows before the next one begins, so that
 // the rows do not wait for each other's last additions.
 inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, float scale,
                           float offset, float top, uint8_t* out) {
-  float most[kSoftmaxRows], sums[kSoftmaxRows], factors[kSoftmaxRows];
+  Reals most[kSoftmaxRows], partial[kSoftmaxRows][kVectors] = {};
+  float sums[kSoftmaxRows];
   for (int64_t r = 0; r < rows; ++r) {
     float* row = x + r * stride;
     for (int64_t i = n; i % kLanes != 0; ++i) row[i] = row[0];
     most[r] = largest(row, n);
   }
-  for (int64_t r = 0; r < rows; ++r) sums[r] = exponentials(x + r * stride, n, most[r]);
-  for (int64_t r = 0; r < rows; ++r) factors[r] = 1.0f / (sums[r] * scale);
+  for (int64_t r = 0; r < rows; ++r) exponentials(x + r * stride, n, most[r], partial[r]);
+  row_sums(partial, rows, sums);
   const float base = offset / scale, tie = near_tie(top, base);
-  for (int64_t r = 0; r < rows; ++r, x += stride, out += n) {
-    for (int64_t i = 0; i < n; i += kCutBlock) {
-      const int64_t count = n - i < kCutBlock ? n - i : kCutBlock, whole = count / kLanes * kLanes;
-      if (cut_products(x + i, whole, factors[r], base, tie, top, out + i))
-        cut_quotients(x + i, whole, sums[r], scale, offset, top, out + i);
-      if (whole < count)
-        cut_quotients(x + i + whole, count - whole, sums[r], scale, offset, top, out + i + whole);
+  const int64_t whole = n / kLanes * kLanes;
+  Reals farthest{};
+  for (int64_t r = 0; r < rows; ++r) {
+    const Reals factor = all(1.0f / (sums[r] * scale));
+    const float* row = x + r * stride;
+    for (int64_t i = 0; i < whole; i += kVector) {
+      const Reals u = clamp_real(load(row + i) * factor - all(base), all(top));
+      nearest_codes(u, farthest, out + r * n + i);
     }
+  }
+  const int64_t sure = beyond(farthest, tie) ? 0 : whole;
+  if (sure == n) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    cut_quotients(x + r * stride + sure, n - sure, sums[r], scale, offset, top,
+                  out + r * n + sure);
   }
 }
 

@@ -88,6 +88,18 @@ inline void store(int32_t* out, int64_t columns, __m512i both, __m512i high, boo
   }
 }
 
+// All columns of the vector in the order of place_of.
+inline void store_spread(int32_t* out, __m512i both, __m512i high, bool add) {
+  const __m512i low = _mm512_sub_epi16(both, _mm512_slli_epi16(high, 8));
+  const __m512i word = _mm512_set1_epi32(0xffff);
+  const __m512i sums[4] = {_mm512_and_si512(low, word), _mm512_srli_epi32(low, 16),
+                           _mm512_and_si512(high, word), _mm512_srli_epi32(high, 16)};
+  for (int q = 0; q < 4; ++q) {
+    const __m512i before = add ? _mm512_loadu_si512(out + 16 * q) : _mm512_setzero_si512();
+    _mm512_storeu_si512(out + 16 * q, _mm512_add_epi32(sums[q], before));
+  }
+}
+
 struct Triples {
   static constexpr int64_t kCodes = 3, kUnitBytes = 2, kColumns = 64, kVecs = 2;
   static constexpr int64_t kMostUnits = 65535 / 27;
@@ -162,7 +174,9 @@ struct Triples {
     for (int r = 0; r < kRows; ++r) {
       int32_t* to = out + (row + r) * p.out_stride;
 #pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v)
+      for (int v = 0; p.spread && v < kVecs; ++v)
+        store_spread(to + v * kColumns, both[r][v], high[r][v], part.add);
+      for (int v = 0; !p.spread && v < kVecs; ++v)
         store(to + v * kColumns, columns - v * kColumns, both[r][v], high[r][v], part.add);
     }
   }
@@ -170,6 +184,6 @@ struct Triples {
 
 }  // namespace
 
-const Form kVbmiTriples = Lookups<Triples>::form("triples");
+const Form kVbmiTriples = Lookups<Triples>::form("triples", true);
 
 }  // namespace bc
