@@ -143,9 +143,8 @@ class Terms {
  public:
   Terms(Input& in, int64_t batch, int64_t queries, int64_t keys) {
     for (int64_t i = in.from(0, 2); i > 0; --i) {
-      const bc_matrices step{nullptr, nullptr, in.from(0, 60), in.small(0, 1)};
-      const bool drawn = step.column == 0 || step.column == 1;  // else refused
-      kept_.emplace_back(in, batch, queries, drawn ? keys : 0, step);
+      const bc_matrices step{nullptr, nullptr, in.from(0, 60), in.from(0, 3)};
+      kept_.emplace_back(in, batch, queries, keys, step);
       const Term& term = kept_.back();
       records_.push_back({term.at.record, in.byte() % 2, term.skip.get()});
     }
