@@ -26,15 +26,15 @@ Run = Callable[[int], None]
 
 
 def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]:
-    """The closure of a native node on the table of a program."""
-    make = MAKERS[node.kind](node)
+    """The closure of a native node on the table of a program, for the threads set now."""
+    make, threads = MAKERS[node.kind](node), native.threads()
     shape, stride, dtype = node.out.shape, node.out.stride, node.out.dtype
     known = [tensor for tensor, _ in (*read, out) if tensor is not None]
     if len(known) == len(read) + 1:
         run = make(known[:-1], known[-1])
 
         def bound(table: list[Any]) -> None:
-            run(native.threads())
+            run(threads)
 
         return bound
     slots, to, there = [slot for _, slot in read], out[1], out[0]
@@ -44,7 +44,7 @@ def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]
         if target is None:
             target = torch.empty_strided(shape, stride, dtype=dtype)
             table[to] = target
-        make([table[slot] for slot in slots], target)(native.threads())
+        make([table[slot] for slot in slots], target)(threads)
 
     return step_
 
@@ -61,7 +61,7 @@ def _pitch(x: Tensor) -> int:
     return min(steps_, default=x.shape[-1])
 
 
-def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any:
+def _chain(parts: tuple[RowStep, ...], operands: list[Tensor]) -> Any:
     """The native chain; None for no steps."""
     if not parts:
         return None
@@ -71,7 +71,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], axis: int) -> Any
             made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
         elif part.operand >= 0:
             x = operands[part.operand]
-            rows = x.reshape(1, -1) if part.reach == "channel" else _rows(x, axis)
+            rows = x.reshape(1, -1) if part.reach == "channel" else x
             made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None))
         else:
             made.append((steps.NUMBERS[part.kind], part.value, None, None, None))
@@ -90,20 +90,21 @@ def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
     if spec.module is None:
 
         def rows(read: list[Tensor], out: Tensor) -> Run:
-            chain = _chain((*spec.head, *spec.tail), read, out_axis)
+            chain = _chain((*spec.head, *spec.tail), read)
             return kernels.Rows(chain, _rows(read[0], x_axis), _rows(out, out_axis), parts)  # type: ignore
 
         return rows
     module = spec.module
 
+    held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
+
     def layer(read: list[Tensor], out: Tensor) -> Run:
-        held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
         x, to = _rows(read[0], x_axis), _rows(out, out_axis)
         if spec.pictures:
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
-            held, x, to, _chain(spec.head, read, x_axis), _chain(spec.tail, read, out_axis),
+            held, x, to, _chain(spec.head, read), _chain(spec.tail, read),
             parts, False, False, max(1, spec.shuffle),
         )  # fmt: skip
 

@@ -38,6 +38,7 @@ READS = {
 """Operators that no list of steps can repeat, and why."""
 
 
+WHOLE = torch._C.DispatchKey.CompositeImplicitAutograd
 SHARES = frozenset({aten._unsafe_view.default})
 """Operators whose output is a view though they do not say so."""
 
@@ -67,10 +68,11 @@ class Record(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        with self:
-            whole = func.decompose(*args, **kwargs)
-        if whole is not NotImplemented:
-            return whole
+        if WHOLE not in func.py_kernels:  # else its decomposition is for compilers, and slow
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         out = func(*args, **kwargs)
         if not self.reason:
             self._note(func, args, kwargs, out)

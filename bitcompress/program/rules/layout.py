@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from bitcompress.program.ir import Graph, Node, Value
-from bitcompress.program.moves import is_dense
+from bitcompress.program.moves import is_dense, is_view
 
 aten = torch.ops.aten
 
@@ -70,13 +70,38 @@ def channels_last(graph: Graph) -> None:
             for out in node.outs:
                 if _first(out):
                     out.taped, out.stride = out.stride, last_strides(out.shape)
+        elif is_view(node):
+            _look_again(node)
         nodes.append(node)
     graph.nodes = nodes
     graph.link()
 
 
+def _look_again(node: Node) -> None:
+    """Give the views of a value that is laid out otherwise now their strides in the new layout."""
+    x = next(v for v in node.inputs())
+    if x.taped is None:
+        return
+    meta = torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device="meta")
+    args, kwargs = tree_map_only(Value, lambda v: meta, (node.args, node.kwargs))
+    try:
+        made = node.target(*args, **kwargs)
+    except RuntimeError:  # no view of the new layout
+        return
+    looks = made if isinstance(made, (tuple, list)) else (made,)
+    for out, look in zip(node.outs, looks, strict=True):
+        out.taped, out.stride = out.stride, tuple(look.stride())
+        out.offset = x.offset + int(look.storage_offset())
+
+
 def _like(value: Value, node: Node) -> bool:
     return value.shape == node.out.shape
+
+
+def _is_last(value: Value) -> bool:
+    """Whether a value has been laid out with channels last, or is as good as that."""
+    node = value.node
+    return value.taped is not None or (node is not None and node.kind in ("relayout", "conv2d"))
 
 
 def _beside_last(node: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.ir import Graph, Node, Rows, Value, as_rows, channel_axis, rows_of
 from bitcompress.program.moves import is_dense, uses
 from bitcompress.program.rules.layout import last_strides
 from bitcompress.program.spec import LayerSpec, RowStep
@@ -129,20 +129,23 @@ def _longer(graph: Graph, node: Node) -> Node | None:
 
 def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
     """A layer and the chain of steps that alone reads it, as one."""
-    axis = _axis(node, seen)
-    mine, theirs = _whole(seen, node.out, axis), _whole(user.out, user.out, axis)
-    if mine is None or theirs is None or mine.order != theirs.order:
+    mine = _whole(seen, node.out, _axis(node, seen))
+    theirs = _whole(user.out, user.out)
+    if mine is None or theirs is None:
+        return None
+    if (mine.rows, mine.channels) != (theirs.rows, theirs.channels):
         return None
     steps, others = (*user.target.head, *user.target.tail), user.args[1:]
-    if user.args[0] is not seen:  # x + y is y + x
-        first = steps[0]
+    if user.args[0] is seen:
+        if seen.node is not None and mine.order != theirs.order:
+            return None
+    else:  # x + y is y + x
+        first, source = steps[0], rows_of(user.args[0], channel_axis(user.args[0]))
         swaps = first.kind in ("add", "mul") and first.reach == "whole" and first.operand > 0
-        if not swaps or user.args[first.operand] is not seen or seen.shape != user.args[0].shape:
+        if not swaps or source is None or user.args[first.operand] is not seen:
             return None
-        others = tuple(user.args[0] if v is seen else v for v in others)
-        there = rows_of(user.args[0], axis)
-        if there is None or there.order != mine.order:
-            return None
+        look = as_rows(source, user.args[0])
+        others = tuple(look if i == first.operand else v for i, v in enumerate(user.args))[1:]
     if any(v.owner is node.out.owner for v in others):
         return None
     shift = len(node.args) - 1
@@ -248,15 +251,17 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
         return None, None
     if shape == read.x.shape:
         theirs = rows_of(other, axis)
-        same = theirs is not None and theirs.order == rows.order
-        return other, "whole" if same else None
+        if theirs is None or theirs.order != rows.order:
+            return None, None
+        return as_rows(theirs, other), "whole"
     if shape[axis] == rows.channels and all(n == 1 for i, n in enumerate(shape) if i != axis):
         return other, "channel" if is_dense(other.owner) else None
     alike = all(n == read.x.shape[i] for i, n in enumerate(shape) if i != axis)
     if alike and shape[axis] == 1 and len(shape) == len(other.shape):
         theirs = rows_of(other, axis)
-        same = theirs is not None and theirs.order == rows.order
-        return other, "row" if same else None
+        if theirs is None or theirs.order != rows.order:
+            return None, None
+        return as_rows(theirs, other), "row"
     return None, None
 
 
