@@ -149,6 +149,9 @@ bc_status check(const bc_attention* a, int threads) {
   if (a->keys == 0 || a->depth == 0) return BC_EMPTY;
   const bc_result& out = a->out;
   if (out.data == nullptr || out.starts == nullptr) return BC_BAD_ARGUMENT;
+  // Rows over each other would depend on which is written last.
+  if (out.rows == nullptr && a->queries > 1 && out.row < a->values && out.row > -a->values)
+    return BC_BAD_SHAPE;
   if (out.scale != nullptr) {
     if (out.offset == nullptr || !bits_ok(out.bits)) return BC_BAD_ARGUMENT;
     if (out.groups < 1) return BC_BAD_SHAPE;

@@ -184,6 +184,8 @@ void test_refusals() {
       {"no terms", status([](A& a) { a.terms = nullptr; }), BC_BAD_ARGUMENT},
       {"no out", status([](A& a) { a.out.data = nullptr; }), BC_BAD_ARGUMENT},
       {"no heads", status([](A& a) { a.heads = 0; }), BC_BAD_SHAPE},
+      {"rows of the result over each other", status([](A& a) { a.out.row = a.values - 1; }),
+       BC_BAD_SHAPE},
       {"nothing to do", status([](A& a) { a.batch = 0; }), BC_OK},
   };
   for (const auto& c : cases) expect(c.got == c.wanted, std::string("refusal: ") + c.what);
