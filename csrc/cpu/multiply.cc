@@ -1,7 +1,6 @@
 // Products of activations from reals to reals: both operands are cut, packed and multiplied in one
 // call, each of the batch by itself.
 #include <algorithm>
-#include <vector>
 
 #include "bitcompress/bits.h"
 #include "geometry.h"
@@ -155,11 +154,11 @@ extern "C" bc_status bc_multiply(const bc_product* product, float* out, int thre
     const double size = static_cast<double>(p.batch * p.m * p.n);
     const int use = static_cast<int>(std::min<int64_t>(
         p.batch, bc::worthwhile(threads, size * (0.5 + static_cast<double>(p.k) / 150))));
-    bc::Scratch scratch(work.scratch_bytes() * use);
-    std::vector<bc::Multiply::Slot> slots;
-    for (int i = 0; i < use; ++i) slots.push_back(work.slot(scratch));
+    bc::Scratch scratch(work.scratch_bytes() * use + bc::Scratch::bytes<bc::Multiply::Slot>(use));
+    auto* slots = scratch.part<bc::Multiply::Slot>(use);
+    for (int i = 0; i < use; ++i) slots[i] = work.slot(scratch);
     bc::parallel_for(p.batch, use, [&](int64_t batch, int slot) {
-      work.run(batch, slots[static_cast<size_t>(slot)]);
+      work.run(batch, slots[slot]);
     });
     return BC_OK;
   });
