@@ -70,7 +70,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | No
     """The native chain; None for no steps. kept: the rows that a `store` writes."""
     if not parts:
         return None
-    made = []
+    made: list[tuple[int, float, Tensor | None, Tensor | None, Tensor | None]] = []
     for part in parts:
         if part.kind == "norm":
             made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
