@@ -5,7 +5,7 @@ Sizes of a case, by the family of its operator:
     linear*     rows, K, N
     qk, av      batch, M, K, N: the two products of attention
     attention   batch, tokens, depth
-    window_attention  height, width, channels, heads, window
+    window_attention*  height, width, channels, heads, window
     *_codes of one operand, encode   rows, channels
 """
 
@@ -91,7 +91,11 @@ CASES: tuple[Case, ...] = (
     Case("attention", 2, 2, (1536, 64, 10), SWINIR),
     Case("attention", 8, 8, (1536, 64, 10), SWINIR),
     Case("attention", 2, 2, (48, 256, 10), DAT),
-    Case("window_attention", 2, 2, (128, 128, 60, 6, 8), SWINIR),
+    *(
+        Case(op, bits, bits, (128, 128, 60, 6, 8), SWINIR)
+        for op in ("window_attention", "window_attention_codes")
+        for bits in (2, 8)
+    ),
     Case("encode", 2, 2, (TOKENS, 60), SWINIR),
     Case("layernorm_codes", 2, 2, (TOKENS, 60), SWINIR),
     Case("gelu_codes", 2, 2, (TOKENS, 120), SWINIR),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bitcompress.bench import fused, inputs, rivals
+from bitcompress.bench import fused, inputs, rivals, windows
 from bitcompress.bench.cases import Case
 from bitcompress.layers import ConvGeometry, PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.packed import ops
@@ -149,7 +149,8 @@ OPERATORS: dict[str, inputs.Build | str] = {
     "qk": product,
     "av": product,
     "attention": attention,
-    "window_attention": "cutting into windows, shift and mask are steps around `attention` yet",
+    "window_attention": windows.window_attention,
+    "window_attention_codes": windows.window_attention_codes,
     "encode": encode,
     "layernorm_codes": fused.layernorm_codes,
     "gelu_codes": fused.gelu_codes,

@@ -211,6 +211,46 @@ def softmax_codes(x: Tensor, scale: float, bits: int, threads: int) -> Ways:
     }
 
 
+def window_attention(qkv: Tensor, heads: int, window: int, bias: Tensor, mask: Tensor) -> Ways:
+    """Shifted window attention of tokens (H, W, 3 C) with a bias (heads, N, N) and a mask
+    (windows, N, N), as the models write it, and with the mask made one with the bias before."""
+    height, width, wide = qkv.shape
+    depth, shift = wide // 3 // heads, window // 2
+    both = bias + mask[:, None]
+
+    def split(x: Tensor) -> Tensor:
+        x = torch.roll(x, (-shift, -shift), (0, 1))
+        x = x.view(height // window, window, width // window, window, 3, heads, depth)
+        return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, -1, heads, window * window, depth)
+
+    def join(y: Tensor) -> Tensor:
+        y = y.view(height // window, width // window, heads, window, window, depth)
+        y = y.permute(0, 3, 1, 4, 2, 5).reshape(height, width, heads * depth)
+        return torch.roll(y, (shift, shift), (0, 1))
+
+    def eager(x: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = split(x)
+        logits = (q * depth**-0.5) @ k.transpose(-2, -1) + bias
+        return join((logits + mask[:, None]).softmax(-1) @ v)
+
+    def fused(x: Tensor, both: Tensor) -> Tensor:
+        q, k, v = split(x)
+        return join(F.scaled_dot_product_attention(q, k, v, both))
+
+    half = [t.bfloat16() for t in (qkv, bias, mask, both)]
+    return {
+        "torch_fp32": {
+            "eager": lambda: eager(qkv, bias, mask), "sdpa": lambda: fused(qkv, both),
+        },
+        "torch_bf16": {
+            "eager": lambda: eager(half[0], half[1], half[2]),
+            "sdpa": lambda: fused(half[0], half[3]),
+        },
+        "ort_fp32": "a graph of `attention` alone is timed; the windows are copies there too",
+        "ort_int8": "a graph of `attention` alone is timed; the windows are copies there too",
+    }  # fmt: skip
+
+
 def cut(x: Tensor, scale: float, offset: float, top: int, threads: int) -> Ways:
     """Reals cut into codes."""
     return {

@@ -23,6 +23,7 @@ from bitcompress.program import bind
 from bitcompress.program.ir import Graph, Node, Value
 from bitcompress.program.moves import is_view
 from bitcompress.program.place import arena
+from bitcompress.program.rules.layout import ALIKE, FOLLOW
 
 Table = list[Any]
 Step = Callable[[Table], None]
@@ -102,7 +103,8 @@ class Program:
         if id(value) in self.fixed:
             return self.fixed[id(value)]
         owner = value.owner
-        if value.root is not None and id(owner) in self.fixed and owner.taped is None:
+        moved = owner.taped is not None and value.taped is None  # a view of the old layout
+        if value.root is not None and id(owner) in self.fixed and not moved:
             base = self.fixed[id(owner)]
             return torch.as_strided(
                 base, value.shape, value.stride, base.storage_offset() + value.offset
@@ -129,8 +131,8 @@ class Program:
             self._call(node)
         else:
             read = [self._reader(value) for value in node.args]
-            out = self._reader(node.out)
-            self._append(bind.step(node, read, out), [slot for _, slot in (*read, out)])
+            outs = [self._reader(out) for out in node.outs]
+            self._append(bind.step(node, read, outs), [slot for _, slot in (*read, *outs)])
 
     def _reader(self, value: Value) -> tuple[Tensor | None, int]:
         """For a native step: the tensor of a value if it is known now, and its place."""
@@ -146,6 +148,8 @@ class Program:
         flat, shape = tree_flatten(args)
         refs = [(i, leaf.slot) for i, leaf in enumerate(flat) if isinstance(leaf, _Ref)]
         outs = [self._slot(out) for out in node.outs]
+        follows = node.target in FOLLOW and len(node.outs) == 1
+        shape_, stride = (node.out.shape, node.out.stride) if follows else ((), ())
         plain = not node.kwargs and not any(isinstance(x, list | tuple | dict) for x in node.args)
 
         def step(table: Table) -> None:
@@ -158,6 +162,8 @@ class Program:
                 positional, named = tree_unflatten(now, shape)
                 made = func(*positional, **named)
             if len(outs) == 1 and isinstance(made, Tensor):
+                if follows and made.stride() != stride:
+                    made = torch.empty_strided(shape_, stride, dtype=made.dtype).copy_(made)
                 table[outs[0]] = made
                 return
             tensors = [x for x in tree_flatten(made)[0] if isinstance(x, Tensor)]
@@ -180,7 +186,8 @@ class Program:
     def _as_taped(self, value: Value, node: Node) -> int:
         """The place of a value in the layout it had when it was recorded."""
         slot = self._slot(value)
-        if value.taped is None or node.follows:
+        looks = is_view(node) and node.outs[0].taped is not None
+        if value.taped is None or node.target in FOLLOW or node.kind in ALIKE or looks:
             return slot
         return self._turned(value, slot)
 

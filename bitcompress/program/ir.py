@@ -36,6 +36,8 @@ class Value:
     const: Tensor | None = None
     """Its numbers, where they do not depend on the inputs."""
     users: list[Node] = field(default_factory=list)
+    looks: list[Value] = field(default_factory=list)
+    """Views of its memory that no operator makes: rules asked for them."""
 
     @property
     def owner(self) -> Value:
@@ -59,8 +61,6 @@ class Node:
     outs: list[Value]
     module: str = ""
     """Where in the model it stands, for reports."""
-    follows: bool = False
-    """Whether it runs on the layouts of the program, not on those of the record."""
 
     def inputs(self) -> Iterator[Value]:
         """The values it reads, each as often as it reads it."""
@@ -118,7 +118,7 @@ def rows_of(value: Value, axis: int | None = None) -> Rows | None:
     shape, stride = value.shape, value.stride
     if not shape or value.numel == 0:
         return None
-    if value.root is not None and value.owner.taped is not None:
+    if value.root is not None and value.owner.taped is not None and value.taped is None:
         return None  # its strides are those of the old layout
     axis = channel_axis(value) if axis is None else axis
     channels = shape[axis]
@@ -137,6 +137,16 @@ def rows_of(value: Value, axis: int | None = None) -> Rows | None:
         step *= size
     rows = value.numel // channels
     return Rows(value.owner, value.offset, rows, channels, pitch, tuple(sorted(order)))
+
+
+def as_rows(rows: Rows, value: Value) -> Value:
+    """A value looked at as its rows (R, C)."""
+    shape, stride = (rows.rows, rows.channels), (rows.pitch, 1)
+    if value.const is not None:
+        flat = torch.as_strided(value.const, shape, stride, value.const.storage_offset())
+        return Value(shape, stride, 0, value.dtype, const=flat)
+    owner = rows.owner
+    return Value(shape, stride, rows.offset, value.dtype, start=owner.start, root=owner)
 
 
 @dataclass
@@ -161,9 +171,11 @@ class Graph:
     def link(self) -> None:
         """Find the users of all values anew."""
         for value in self.values():
-            value.users = []
+            value.users, value.owner.looks = [], []
         for node in self.nodes:
             for value in node.inputs():
+                if value.node is None and value.root is not None and not value.users:
+                    value.owner.looks.append(value)
                 value.users.append(node)
 
     def values(self) -> Iterator[Value]:

@@ -77,6 +77,8 @@ def is_dense(value: Value) -> bool:
 def uses(value: Value) -> list[tuple[Node, Value]]:
     """Who reads the memory of a value, and as which view; the views themselves do not count."""
     found: list[tuple[Node, Value]] = []
+    for look in value.looks:
+        found += uses(look)
     for node in value.users:
         if is_view(node):
             for out in node.outs:

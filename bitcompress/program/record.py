@@ -28,6 +28,7 @@ class NotReplayable(Exception):
     """A run that a list of steps would not repeat; the text says what stands in the way."""
 
 
+WHOLE = torch._C.DispatchKey.CompositeImplicitAutograd
 SHARES = frozenset({aten._unsafe_view.default})
 """Operators whose output is a view though they do not say so."""
 FRESH = frozenset({aten.lift_fresh.default})
@@ -68,10 +69,11 @@ class Record(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():  # an operator is no call of the model's code
-            with self:
-                whole = func.decompose(*args, **kwargs)
-            if whole is not NotImplemented:
-                return whole
+            if WHOLE not in func.py_kernels:  # else its decomposition is for compilers, and slow
+                with self:
+                    parts = func.decompose(*args, **kwargs)
+                if parts is not NotImplemented:
+                    return parts
             if self.reason or func in FRESH:
                 return self._fresh(func(*args, **kwargs))
             read = [self._read(x) for x in _tensors((args, kwargs))]

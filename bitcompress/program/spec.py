@@ -41,14 +41,12 @@ class RowStep:
 
     operand: the place of its tensor among the arguments of the node, -1 for none; `gain` and
     `shift` are those of a norm; `value` a scalar, a slope or an eps. reach: "whole" for an operand
-    of a number for each, "channel" for a vector, "row" for one number a row; axis: where its
-    channels are.
+    of a number for each, "channel" for a vector, "row" for one number a row.
     """
 
     kind: str
     operand: int = -1
     reach: str = "whole"
-    axis: int = -1
     value: float = 0.0
     gain: Tensor | None = None
     shift: Tensor | None = None

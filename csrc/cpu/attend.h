@@ -12,12 +12,22 @@ struct AttendTerm {
   bool multiply;
 };
 
-// Rows in a larger tensor, to be cut into codes: row r begins at element places[r]. Codes of a row go
-// to out + r * pitch.
+// Where rows begin in a larger tensor: by a table, or at one distance from each other.
+struct AttendPlaces {
+  int64_t start;
+  const int32_t* table;  // or null
+  int64_t step;
+  int64_t operator[](int64_t row) const {
+    return start + (table != nullptr ? table[row] : row * step);
+  }
+};
+
+// Rows in a larger tensor, to be cut into codes. Codes of row r go to out + r * pitch, whose end is
+// already 0.
 struct AttendRows {
   const void* data;
   bool codes;  // whether they are codes already, and are copied
-  const int64_t* places;
+  AttendPlaces places;
   int64_t rows, columns;
   float factor, scale, offset, top;
   uint8_t* out;
@@ -39,9 +49,19 @@ struct Attend {
   bool per_row;
   // Query i goes to element places[i] of out: reals, or codes where scale is given (for each value).
   void* out;
-  const int64_t* places;
+  AttendPlaces places;
   const float *out_scale, *out_offset;
   float out_top;
+};
+
+// A row of weights, cut relative to its largest; bits.h has the formula (bc_multiply, per_row).
+struct WeightRow {
+  const float* x;
+  int64_t n;
+  float scale, offset;
+  int bits;
+  uint8_t* out;
+  float most, total;  // what comes out: the largest, and the sum
 };
 
 // Filled by each instruction set; isa/attend.h.
@@ -49,6 +69,7 @@ struct Attending {
   int64_t (*bytes)(const Attend& a);  // of scratch, which is 64-byte aligned
   void (*run)(const Attend& a, void* scratch);
   void (*cut)(const AttendRows& rows);
+  void (*cut_weights)(WeightRow& row);
 };
 
 extern const Attending kAttendScalar;

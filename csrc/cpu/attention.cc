@@ -4,7 +4,6 @@
 // goes through its queries. What it writes goes straight to its place.
 #include <algorithm>
 #include <cstdlib>
-#include <vector>
 
 #include "bitcompress/bits.h"
 #include "gathered.h"
@@ -29,20 +28,18 @@ class Attention {
         q_rows_(rounded(a.queries, 16)),
         k_rows_(rounded(a.keys, 16)),
         depth_pitch_(rounded(a.depth, 16)),
-        value_pitch_(rounded(a.values, 16)),
-        rows_(std::max(a.queries, a.keys)) {}
+        value_pitch_(rounded(a.values, 16)) {}
 
   int64_t scratch_bytes() const {
     return Scratch::bytes<uint8_t>(q_rows_ * depth_pitch_) +
            Scratch::bytes<uint8_t>(k_rows_ * depth_pitch_) +
-           Scratch::bytes<uint8_t>(a_.keys * value_pitch_) + Scratch::bytes<int64_t>(rows_) +
+           Scratch::bytes<uint8_t>(a_.keys * value_pitch_) +
            Scratch::bytes<float>(dense()) + Scratch::bytes<AttendTerm>(a_.term_count) +
            2 * Scratch::bytes<float>(a_.values) + Scratch::bytes<uint8_t>(work_bytes());
   }
 
   struct Slot {
     uint8_t *q, *k, *v;
-    int64_t* places;
     float* dense;
     AttendTerm* terms;
     float *out_scale, *out_offset;
@@ -54,7 +51,6 @@ class Attention {
     t.q = s.part<uint8_t>(q_rows_ * depth_pitch_);
     t.k = s.part<uint8_t>(k_rows_ * depth_pitch_);
     t.v = s.part<uint8_t>(a_.keys * value_pitch_);
-    t.places = s.part<int64_t>(rows_);
     t.dense = s.part<float>(dense());
     t.terms = s.part<AttendTerm>(a_.term_count);
     t.out_scale = s.part<float>(a_.values);
@@ -66,10 +62,16 @@ class Attention {
     return t;
   }
 
-  void run(int64_t b, const Slot& t) const {
-    q_.cut(k_, b, t.places, t.dense, t.q, depth_pitch_);
-    keys_.cut(k_, b, t.places, t.dense, t.k, depth_pitch_);
-    v_.cut(k_, b, t.places, t.dense, t.v, value_pitch_);
+  // `ahead`: how far away the matrix is that this thread comes to in a while.
+  void run(int64_t b, int64_t ahead, const Slot& t) const {
+    if (b + ahead < a_.batch) {
+      q_.prefetch(b + ahead);
+      keys_.prefetch(b + ahead);
+      v_.prefetch(b + ahead);
+    }
+    q_.cut(k_, b, t.dense, t.q, depth_pitch_);
+    keys_.cut(k_, b, t.dense, t.k, depth_pitch_);
+    v_.cut(k_, b, t.dense, t.v, value_pitch_);
     Attend a = shape();
     a.q = t.q, a.k = t.k, a.v = t.v;
     const Grid q = q_.grid(b), k = keys_.grid(b), v = v_.grid(b);
@@ -86,9 +88,7 @@ class Attention {
     const bc_result& out = a_.out;
     const int64_t start = out.starts[b];
     const int32_t* table = out.rows != nullptr ? out.rows + b / a_.heads * a_.queries : nullptr;
-    for (int64_t r = 0; r < a_.queries; ++r)
-      t.places[r] = start + (table != nullptr ? table[r] : r * out.row);
-    a.out = out.data, a.places = t.places;
+    a.out = out.data, a.places = {start, table, out.row};
     if (out.scale == nullptr) return;
     const int64_t channel = start % out.groups;
     a.out_scale = out.scale + channel, a.out_offset = out.offset + channel;
@@ -128,7 +128,7 @@ class Attention {
   const Kernels& k_;
   const bc_attention& a_;
   Gathered q_, keys_, v_;
-  int64_t q_rows_, k_rows_, depth_pitch_, value_pitch_, rows_;
+  int64_t q_rows_, k_rows_, depth_pitch_, value_pitch_;
 };
 
 bool tabled(const bc_attention& a) {
@@ -148,6 +148,9 @@ bc_status check(const bc_attention* a, int threads) {
   if (a->keys == 0 || a->depth == 0) return BC_EMPTY;
   const bc_result& out = a->out;
   if (out.data == nullptr || out.starts == nullptr) return BC_BAD_ARGUMENT;
+  // Rows over each other would depend on which is written last.
+  if (out.rows == nullptr && a->queries > 1 && out.row < a->values && out.row > -a->values)
+    return BC_BAD_SHAPE;
   if (out.scale != nullptr) {
     if (out.offset == nullptr || !bits_ok(out.bits)) return BC_BAD_ARGUMENT;
     if (out.groups < 1) return BC_BAD_SHAPE;
@@ -228,11 +231,11 @@ bc_status bc_attend(const bc_attention* attention, int threads) {
     const bc::Attention work(bc::kernels(), a);
     const int use = bc::worthwhile(
         threads, 0.6 * static_cast<double>(a.batch) * static_cast<double>(a.queries * a.keys));
-    bc::Scratch scratch(work.scratch_bytes() * use);
-    std::vector<bc::Attention::Slot> slots;
-    for (int i = 0; i < use; ++i) slots.push_back(work.slot(scratch));
+    bc::Scratch scratch(work.scratch_bytes() * use + bc::Scratch::bytes<bc::Attention::Slot>(use));
+    auto* slots = scratch.part<bc::Attention::Slot>(use);
+    for (int i = 0; i < use; ++i) slots[i] = work.slot(scratch);
     bc::parallel_for(a.batch, use, [&](int64_t b, int slot) {
-      work.run(b, slots[static_cast<size_t>(slot)]);
+      work.run(b, a.heads * use, slots[slot]);
     });
     return BC_OK;
   });

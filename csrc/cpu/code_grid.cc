@@ -26,13 +26,20 @@ int64_t Folded::bytes(int64_t columns) {
 }
 
 int64_t CodeGrid::bytes(int64_t columns) {
-  return 3 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<float>(room_of(columns)) + 2 * Scratch::bytes<uint8_t>(columns);
+  return 4 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<float>(room_of(columns)) + 2 * Scratch::bytes<uint8_t>(columns);
 }
 
-CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* memory)
+CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* times,
+                   uint8_t* memory)
     : columns_(columns) {
   Parts parts(memory);
   for (float** part : {&scale_, &offset_, &factor_}) *part = parts.part<float>(columns);
+  float* numbers = parts.part<float>(columns);
+  if (times != nullptr) {
+    times_ = numbers;
+    for (int64_t i = 0; i < columns; ++i)
+      numbers[i] = times->data == nullptr ? times->value : times->data[i * times->column];
+  }
   for (float** part : {&product_, &row_}) *part = parts.part<float>(room_of(columns));
   least_ = parts.part<uint8_t>(columns), top_ = parts.part<uint8_t>(columns);
   float highest = 0;
@@ -42,7 +49,7 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* me
     const int64_t g = sink.groups == 1 ? 0 : i;
     scale_[i] = sink.scale[g], offset_[i] = sink.offset[g], factor_[i] = 1.0f / scale_[i];
     normal = normal && scale_[i] > 0 && std::isnormal(scale_[i]) && std::isnormal(factor_[i]) &&
-             std::isfinite(offset_[i]);
+             std::isfinite(offset_[i]) && std::isfinite(this->times(i));
     top_[i] = static_cast<uint8_t>(sink.top[g]);
     least_[i] = floor ? std::min(code_of(0.0f, scale_[i], offset_[i]), top_[i]) : 0;
     highest = std::max(highest, sink.top[g]);
@@ -50,7 +57,8 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, uint8_t* me
   }
   const float tie = normal ? 0.5f - (highest + 1.0f) * 9.5367431640625e-7f : -1.0f;
   cutter_ = {scale_, offset_, factor_, least_, top_, tie};
-  fixed_error_ = 7.0 * (static_cast<double>(highest) + 2.0) + 1.25 * base + 2.0;
+  const double more = times == nullptr ? 0.0 : 1.0;
+  fixed_error_ = (7.0 + more) * (static_cast<double>(highest) + 2.0) + (1.25 + 1.25 * more) * base + 2.0;
 }
 
 void CodeGrid::set(const Readout& r, bool spread) {
@@ -59,8 +67,8 @@ void CodeGrid::set(const Readout& r, bool spread) {
   most_row_ = 0;
   for (int64_t i = 0; i < columns_; ++i) {
     const double scale = static_cast<double>(scale_[i]);
-    product_[at(i)] = static_cast<float>(r.product[i] / scale);
-    row_[at(i)] = static_cast<float>(r.row[i] / scale);
+    product_[at(i)] = static_cast<float>(r.product[i] * times(i) / scale);
+    row_[at(i)] = static_cast<float>(r.row[i] * times(i) / scale);
     const double row = std::fabs(static_cast<double>(row_[at(i)]));
     most_row_ = row <= most_row_ ? most_row_ : row;  // a NaN stays
   }
@@ -78,15 +86,16 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
   double most = 0, most_code = 0;
   for (int64_t i = 0; i < columns_; ++i) {
     const double scale = static_cast<double>(scale_[i]);
-    const double rest = r.constant[i] + r.bias[i] - static_cast<double>(offset_[i]) +
-                        (r.has_row ? row_centre * r.row[i] : 0.0);
-    const double wanted = std::round(-rest / r.product[i]);
+    const double product = r.product[i] * times(i);
+    const double rest = (r.constant[i] + r.bias[i] + (r.has_row ? row_centre * r.row[i] : 0.0)) * times(i) -
+                        static_cast<double>(offset_[i]);
+    const double wanted = std::round(-rest / product);
     const double centre = wanted > 0.0 ? std::min(wanted, 2147483647.0) : 0.0;
-    const double constant = (rest + centre * r.product[i]) / scale;
+    const double constant = (rest + centre * product) / scale;
     constants[at(i)] = static_cast<float>(constant);
     centres[at(i)] = static_cast<int32_t>(centre);
     const double size = std::fabs(constant);
-    const double code = std::fabs(r.product[i]) / scale * std::max(centre, bounds.sums[i]) + size;
+    const double code = std::fabs(product) / scale * std::max(centre, bounds.sums[i]) + size;
     most = size <= most ? most : size;
     most_code = code <= most_code ? most_code : code;
   }
@@ -103,7 +112,7 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
 CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const Folded& f) const {
   const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o, least_ + o, top_ + o, cutter_.tie};
   return {exact, cutter, product_ + o, row_ + o, f.constant + o, f.centre + o, f.row_centre, f.tie,
-          f.slope, spread_};
+          f.slope, spread_, times_ == nullptr ? nullptr : times_ + o};
 }
 
 }  // namespace bc

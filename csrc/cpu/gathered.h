@@ -22,25 +22,39 @@ class Gathered {
   // Reals that `cut` wants as scratch: none where the columns of a row lie side by side.
   int64_t dense() const { return o_.column == 1 ? 0 : rows_ * columns_; }
 
-  // Codes in rows of `pitch` bytes. `places` has room for all rows.
-  void cut(const Kernels& k, int64_t b, int64_t* places, float* dense, uint8_t* out,
-           int64_t pitch) const {
-    const int64_t start = o_.starts[b];
-    const int32_t* table = o_.rows != nullptr ? o_.rows + b / heads_ * rows_ : nullptr;
-    for (int64_t r = 0; r < rows_; ++r)
-      places[r] = start + (table != nullptr ? table[r] : r * o_.row);
+  // Asks for the rows of matrix b, which a later task reads: they lie too far apart for the hardware to
+  // foresee.
+  void prefetch(int64_t b) const {
+    if (o_.column != 1) return;
+    const int64_t size = o_.codes != 0 ? 1 : static_cast<int64_t>(sizeof(float));
+    const uint8_t* data = static_cast<const uint8_t*>(o_.data);
+    const AttendPlaces places = places_of(b);
+    const int64_t last = columns_ * size - 1;
+    for (int64_t r = 0; r < rows_; ++r) {
+      const uint8_t* row = data + places[r] * size;
+      for (int64_t at = 0; at < last; at += 64) __builtin_prefetch(row + at, 0, 2);
+      __builtin_prefetch(row + last, 0, 2);
+    }
+  }
+
+  // Codes in rows of `pitch` bytes.
+  void cut(const Kernels& k, int64_t b, float* dense, uint8_t* out, int64_t pitch) const {
+    const AttendPlaces places = places_of(b);
     AttendRows rows{o_.data, o_.codes != 0, places, rows_, columns_, factor_,
                     grid_.scale[b], grid_.offset[b], top_code(grid_.bits), out, pitch};
     if (o_.column != 1) {
       if (o_.codes != 0) return copy_codes(rows);
       lay_side_by_side(k, places, dense);
-      for (int64_t r = 0; r < rows_; ++r) places[r] = r * columns_;
-      rows.data = dense;
+      rows.data = dense, rows.places = {0, nullptr, columns_};
     }
     k.attending->cut(rows);
   }
 
  private:
+  AttendPlaces places_of(int64_t b) const {
+    return {o_.starts[b], o_.rows != nullptr ? o_.rows + b / heads_ * rows_ : nullptr, o_.row};
+  }
+
   void copy_codes(const AttendRows& r) const {
     const uint8_t* from = static_cast<const uint8_t*>(o_.data);
     for (int64_t i = 0; i < rows_; ++i) {
@@ -49,7 +63,7 @@ class Gathered {
     }
   }
 
-  void lay_side_by_side(const Kernels& k, const int64_t* places, float* dense) const {
+  void lay_side_by_side(const Kernels& k, const AttendPlaces& places, float* dense) const {
     const float* from = static_cast<const float*>(o_.data);
     if (o_.rows == nullptr && o_.row == 1)
       return k.turn(from + places[0], columns_, rows_, o_.column, dense, columns_);

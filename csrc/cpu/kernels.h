@@ -98,6 +98,7 @@ struct CodeReadout {
   int32_t row_centre;
   float tie, slope;
   bool spread = false;  // sums, product, row, constant and centre are in the order of place_of
+  const float* times = nullptr;  // by what the reals are multiplied before they are cut, if at all
 };
 
 // A row of a depthwise convolution from interleaved pixels: tap t of place p at x + offsets[t] + p *

@@ -153,7 +153,7 @@ void run_chain(const Steps& chain, int64_t rows, const float* x, int64_t x_pitch
   const int64_t grid_bytes = codes ? CodeGrid::bytes(n) : 0;
   Scratch memory(Scratch::bytes<float>(block * n) * use + grid_bytes);
   std::optional<CodeGrid> grid;
-  if (codes) grid.emplace(sink, n, false, memory.part<uint8_t>(grid_bytes));
+  if (codes) grid.emplace(sink, n, false, nullptr, memory.part<uint8_t>(grid_bytes));
   float* scratch = memory.part<float>(block * n * use);
   const int64_t blocks = (rows + block - 1) / block;
   parallel_for((blocks + tasks_of - 1) / tasks_of, use, [&](int64_t task, int slot) {

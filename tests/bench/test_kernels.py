@@ -28,14 +28,11 @@ TINY = {
     "encode": (6, 8), "conv2d_codes": (5, 6, 4, 3, 3, 1), "conv2d_prelu": (5, 6, 4, 3, 3, 1),
     "conv2d_residual": (5, 6, 4, 4, 3, 1), "conv2d_shuffle": (5, 6, 4, 8, 3, 1),
     "linear_codes": (7, 6, 5), "layernorm_codes": (6, 8), "gelu_codes": (6, 8),
-    "softmax_codes": (6, 8),
+    "softmax_codes": (6, 8), "window_attention": (4, 8, 6, 2, 4),
+    "window_attention_codes": (4, 8, 6, 2, 4),
 }  # fmt: skip
 CASES = [Case(op, 2, 2, sizes) for op, sizes in TINY.items()]
-LACKING = [
-    Case(op, 2, 2, (5, 6, 4, 3, 3, 1) if op.startswith("conv2d") else (4, 4, 4))
-    for op, build in operators.OPERATORS.items()
-    if isinstance(build, str)
-]
+LACKING = [Case("lacking", 2, 2, (4, 4, 4))]
 KEYS = {
     "op", "weight_bits", "act_bits", "shape", "threads", "level", "us", "ratio", "peak_fraction",
 }  # fmt: skip
@@ -45,6 +42,12 @@ def bench(cases: list[Case], levels: list[str] | None = None) -> dict[str, Any]:
     return bench_kernels(
         cases, levels=levels or chosen_levels([]), threads=1, repeats=2, seconds=1, tries=1
     )
+
+
+@pytest.fixture(autouse=True)
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that the library does not have."""
+    monkeypatch.setitem(operators.OPERATORS, "lacking", "nobody has written it")
 
 
 @pytest.fixture

@@ -82,12 +82,13 @@ struct Places {
   Places(Input& in, int64_t batch, int64_t heads, int64_t rows, int64_t columns, bool apart)
       : starts(in, elements({batch})),
         table(in, in.once_in(2) && heads > 0 ? elements({batch / heads, rows}) : -1),
-        row(apart ? pitch_of(in, columns) : in.size(0, 60)),
+        row(in.size(0, 60)),
         column(apart || in.once_in(2) ? 1 : in.size(0, 3)) {
     if (in.once_in(3) && !apart) row = columns;
     // Odd sizes are refused for themselves: here they only must not overflow.
     const auto bounded = [](int64_t n) { return std::min<int64_t>(std::max<int64_t>(n, 0), 1000); };
     heads = bounded(heads), rows = bounded(rows), columns = bounded(columns);
+    if (apart) row = columns + in.from(0, 9);
     const bool far = in.wild() && in.once_in(8);
     for (int64_t b = 0; b < starts.size(); ++b) {
       int64_t& start = starts.get()[b];
@@ -120,9 +121,9 @@ struct Operand {
         code(in, -1),
         record{nullptr, in.once_in(3), at.starts.get(), at.row, at.column, at.table.get()} {}
 
-  void fill(Input& in, int64_t reach) {
+  void fill(Input& in, int64_t reach, int bits) {
     if (record.codes != 0) {
-      code = codes(in, elements({reach}), 8);
+      code = codes(in, elements({reach}), bits);
       record.data = code.get();
     } else {
       real = reals(in, elements({reach}), -2, 2);
@@ -143,9 +144,8 @@ class Terms {
  public:
   Terms(Input& in, int64_t batch, int64_t queries, int64_t keys) {
     for (int64_t i = in.from(0, 2); i > 0; --i) {
-      const bc_matrices step{nullptr, nullptr, in.from(0, 60), in.small(0, 1)};
-      const bool drawn = step.column == 0 || step.column == 1;  // else refused
-      kept_.emplace_back(in, batch, queries, drawn ? keys : 0, step);
+      const bc_matrices step{nullptr, nullptr, in.from(0, 60), in.from(0, 3)};
+      kept_.emplace_back(in, batch, queries, keys, step);
       const Term& term = kept_.back();
       records_.push_back({term.at.record, in.byte() % 2, term.skip.get()});
     }
@@ -186,13 +186,16 @@ void attentions(Input& in) {
   const bc_status reached = bc_attention_reach(&a, reach);
   check_status(reached);
   if (reached != BC_OK) reach[0] = reach[1] = reach[2] = reach[3] = -1;
-  q.fill(in, reach[0]), k.fill(in, reach[1]), v.fill(in, reach[2]);
+  const bool wide = in.once_in(8);  // codes may have more bits than their grid
+  q.fill(in, reach[0], wide ? 8 : q_grid.record.bits);
+  k.fill(in, reach[1], wide ? 8 : k_grid.record.bits);
+  v.fill(in, reach[2], wide ? 8 : v_grid.record.bits);
   a.q.data = q.record.data, a.k.data = k.record.data, a.v.data = v.record.data;
   const int threads = in.wild() ? 1 : in.small(1, 3);  // wild rows may overlap
   if (in.once_in(2)) {
     const Memory<float> out(in, elements({reach[3]}));
     a.out.data = out.get();
-    at_two_levels(in, out, [&] { return bc_attend(&a, threads); });
+    at_two_levels(in, out, [&] { return bc_attend(&a, threads); }, wide);
     return;
   }
   a.out.groups = in.once_in(2) ? 1 : in.size(1, 40), a.out.bits = in.small(1, 8);
@@ -200,7 +203,7 @@ void attentions(Input& in) {
                       offset = reals(in, elements({a.out.groups}), -2, 1);
   const Memory<uint8_t> out(in, scale.get() == nullptr ? -1 : elements({reach[3]}));
   a.out.scale = scale.get(), a.out.offset = offset.get(), a.out.data = out.get();
-  at_two_levels(in, out, [&] { return bc_attend(&a, threads); });
+  at_two_levels(in, out, [&] { return bc_attend(&a, threads); }, wide);
 }
 
 }  // namespace fuzz

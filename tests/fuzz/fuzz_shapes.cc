@@ -16,7 +16,7 @@ constexpr struct {
     {"statistics", fuzz::statistics},       {"products", fuzz::products},
     {"convolutions", fuzz::convolutions},   {"layers", fuzz::layers},
     {"chains", fuzz::chains},               {"multiplications", fuzz::multiplications},
-    {"attentions", fuzz::attentions},
+    {"attentions", fuzz::attentions},       {"between layers", fuzz::between_layers},
 };
 
 }  // namespace

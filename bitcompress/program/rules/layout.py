@@ -6,14 +6,11 @@ side by side. Operators that work number by number follow; others get the old la
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.utils._pytree import tree_map_only
 
-from bitcompress.program.changes import on_meta
 from bitcompress.program.ir import Graph, Node, Value
-from bitcompress.program.moves import is_dense
+from bitcompress.program.moves import is_dense, is_view
 
 aten = torch.ops.aten
 
@@ -26,6 +23,8 @@ FOLLOW = frozenset(
     }
 )  # fmt: skip
 """Operators of torch that give the same numbers in any layout, and keep the one they are given."""
+ALIKE = frozenset({"gelu", "gelu_tanh", "sigmoid", "silu"})
+"""Operators of ours that do."""
 
 
 def last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -58,7 +57,7 @@ def channels_last(graph: Graph) -> None:
         return turned[id(value)]
 
     for node in graph.nodes:
-        ours = node.kind in ("conv2d", "gelu", "gelu_tanh", "sigmoid", "silu")
+        ours = node.kind == "conv2d" or node.kind in ALIKE
         follows = node.kind == "aten" and node.target in FOLLOW
         if node.kind == "conv2d" or ((ours or follows) and _beside_last(node)):
             same = [v for v in node.inputs() if _like(v, node)]
@@ -69,27 +68,42 @@ def channels_last(graph: Graph) -> None:
             def swap(value: Value, by: dict[int, Value] = swapped) -> Value:
                 return by.get(id(value), value)
 
-            args, kwargs = tree_map_only(Value, swap, (node.args, node.kwargs))
-            if follows and not _keeps(node, args, kwargs):
-                nodes.append(node)
-                continue
-            node.args, node.kwargs, node.follows = args, kwargs, True
+            node.args, node.kwargs = tree_map_only(Value, swap, (node.args, node.kwargs))
             for out in node.outs:
                 if _first(out):
                     out.taped, out.stride = out.stride, last_strides(out.shape)
+        elif is_view(node):
+            _look_again(node)
         nodes.append(node)
     graph.nodes = nodes
     graph.link()
 
 
-def _keeps(node: Node, args: Any, kwargs: Any) -> bool:
-    """Whether an operator of torch gives pictures with channels last on these arguments."""
-    made = on_meta(node.target, args, kwargs)
-    return made is not None and made.stride() == last_strides(node.out.shape)
+def _look_again(node: Node) -> None:
+    """Give the views of a value that is laid out otherwise now their strides in the new layout."""
+    x = next(v for v in node.inputs())
+    if x.taped is None:
+        return
+    meta = torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device="meta")
+    args, kwargs = tree_map_only(Value, lambda v: meta, (node.args, node.kwargs))
+    try:
+        made = node.target(*args, **kwargs)
+    except RuntimeError:  # no view of the new layout
+        return
+    looks = made if isinstance(made, (tuple, list)) else (made,)
+    for out, look in zip(node.outs, looks, strict=True):
+        out.taped, out.stride = out.stride, tuple(look.stride())
+        out.offset = x.offset + int(look.storage_offset())
 
 
 def _like(value: Value, node: Node) -> bool:
     return value.shape == node.out.shape
+
+
+def _is_last(value: Value) -> bool:
+    """Whether a value has been laid out with channels last, or is as good as that."""
+    node = value.node
+    return value.taped is not None or (node is not None and node.kind in ("relayout", "conv2d"))
 
 
 def _beside_last(node: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.ir import Graph, Node, Rows, Value, as_rows, channel_axis, rows_of
 from bitcompress.program.moves import is_dense, uses
 from bitcompress.program.rules.layout import last_strides
 from bitcompress.program.spec import LayerSpec, RowStep
@@ -82,7 +82,7 @@ def width(node: Node) -> int:
 def _axis(node: Node, value: Value) -> int:
     """Where the channels are in a view of a layer's output: side by side, as many as it writes."""
     channels, last = width(node), len(value.shape) - 1
-    for axis in (1, last) if node.target.pictures else range(last, -1, -1):
+    for axis in (1, last) if node.target.pictures and last == 3 else range(last, -1, -1):
         if value.shape[axis] == channels and (channels == 1 or value.stride[axis] == 1):
             return axis
     return channel_axis(value, node.target.pictures)
@@ -143,7 +143,7 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     operand, reach = _operand(read, mine, axis)
     if reach is None:
         return None
-    spec, args = _with_step(node.target, node.args, read, operand, reach, axis)
+    spec, args = _with_step(node.target, node.args, read, operand, reach)
     made = Node("layer", spec, args, {}, user.outs, node.module)
     user.outs[0].node = made
     graph.nodes[graph.nodes.index(user)] = made
@@ -155,24 +155,24 @@ def _longer(graph: Graph, node: Node) -> Node | None:
 def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
     """A layer and the chain of steps that alone reads it, as one."""
     axis = _axis(node, seen)
-    mine, theirs = _whole(seen, node.out, axis), _whole(user.out, user.out, axis)
-    if mine is None or theirs is None or mine.order != theirs.order:
+    mine, theirs = _whole(seen, node.out, axis), _whole(user.out, user.out, out_axis(user))
+    if mine is None or theirs is None or mine.rows != theirs.rows:
         return None
-    if not mine.channels == theirs.channels == width(node) or seen.shape != user.out.shape:
-        return None
-    if _has_norm(user.target) and axis != in_axis(user):
+    if not mine.channels == theirs.channels == width(node) == width(user):
         return None
     steps, others = (*user.target.head, *user.target.tail), user.args[1:]
-    if user.args[0] is not seen:  # x + y is y + x
-        first = steps[0]
+    if user.args[0] is seen:
+        if seen.node is not None and mine.order != theirs.order:
+            return None
+        if _has_norm(user.target) and axis != in_axis(user):
+            return None
+    else:  # x + y is y + x
+        first, source = steps[0], rows_of(user.args[0], in_axis(user))
         swaps = first.kind in ("add", "mul") and first.reach == "whole" and first.operand > 0
-        if not swaps or user.args[first.operand] is not seen or seen.shape != user.args[0].shape:
+        if not swaps or source is None or user.args[first.operand] is not seen:
             return None
-        others = tuple(user.args[0] if v is seen else v for v in others)
-        there = rows_of(user.args[0], axis)
-        if there is None or there.order != mine.order:
-            return None
-        steps = (replace(first, axis=axis), *steps[1:])
+        look = as_rows(source, user.args[0])
+        others = tuple(look if i == first.operand else v for i, v in enumerate(user.args))[1:]
     if any(v.owner is node.out.owner for v in others):
         return None
     shift = len(node.args) - 1
@@ -189,7 +189,7 @@ def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
 
 
 def _with_step(
-    spec: LayerSpec, args: tuple[Any, ...], read: _Read, operand: Any, reach: str, axis: int
+    spec: LayerSpec, args: tuple[Any, ...], read: _Read, operand: Any, reach: str
 ) -> tuple[LayerSpec, tuple[Any, ...]]:
     """A layer with one more step behind it, and its arguments."""
     place, value = -1, read.value
@@ -197,8 +197,7 @@ def _with_step(
         place, args = len(args), (*args, operand)
     elif operand is not None:
         value = float(operand)
-    step = RowStep(read.kind, place, reach, axis, value)
-    return spec.but(tail=(*spec.tail, step)), args
+    return spec.but(tail=(*spec.tail, RowStep(read.kind, place, reach, value))), args
 
 
 def make_chains(graph: Graph) -> None:
@@ -212,11 +211,11 @@ def make_chains(graph: Graph) -> None:
             mine, out = rows_of(x), rows_of(node.out)
             if read is None or mine is None or out is None or mine.order != out.order:
                 continue
-            axis = channel_axis(x)
-            operand, reach = _operand(read, mine, axis)
+            operand, reach = _operand(read, mine, channel_axis(x))
             if reach is None or not out.whole or mine.channels != out.channels:
                 continue
-            spec, args = _with_step(LayerSpec(None, axis), (x,), read, operand, reach, axis)
+            made = LayerSpec(None, channel_axis(x))
+            spec, args = _with_step(made, (x,), read, operand, reach)
             node.kind, node.target, node.args, node.kwargs = "layer", spec, args, {}
             break
     graph.link()
@@ -280,15 +279,17 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
         return None, None
     if shape == read.x.shape:
         theirs = rows_of(other, axis)
-        same = theirs is not None and theirs.order == rows.order
-        return other, "whole" if same else None
+        if theirs is None or theirs.order != rows.order:
+            return None, None
+        return as_rows(theirs, other), "whole"
     if shape[axis] == rows.channels and all(n == 1 for i, n in enumerate(shape) if i != axis):
         return other, "channel" if is_dense(other.owner) else None
     alike = all(n == read.x.shape[i] for i, n in enumerate(shape) if i != axis)
     if alike and shape[axis] == 1 and len(shape) == len(other.shape):
         theirs = rows_of(other, axis)
-        same = theirs is not None and theirs.order == rows.order
-        return other, "row" if same else None
+        if theirs is None or theirs.order != rows.order:
+            return None, None
+        return as_rows(theirs, other), "row"
     return None, None
 
 

@@ -30,7 +30,7 @@ class Attention {
 
  private:
   static constexpr int N = L::kCodes;
-  static constexpr int64_t kGroup = 16;  // partial sums; keys that far apart are added in turn
+  static constexpr int64_t kGroup = kLanes;  // partial sums; keys that far apart are added in turn
   static constexpr int64_t kFused = 2;   // terms that are added while logits are made
 
   struct Lanes {  // a term as registers of queries, one for each key
@@ -50,10 +50,11 @@ class Attention {
     keys_ = part<uint32_t>(keys * L::key_words(a.depth_pitch));
     values_ = part<uint32_t>(lines_ * words_ * value_words_);
     constants_ = part<double>(keys);
-    centre_ = part<double>(a.values);
-    mean_ = part<double>(a.values);
+    centre_ = part<double>(value_words_);
+    mean_ = part<double>(value_words_);
     q_ = part<Ints>(L::key_words(a.depth_pitch));
     logits_ = part<float>(a.keys * kVector);
+    scales_ = part<float>(a.keys * kVector);
     for (float*& turned : turned_) turned = part<float>(a.term_count > 0 ? a.keys * kVector : 0);
     p_ = part<Ints>(lines_ * words_);
     out_ = part<float>(value_words_ * kVector);
@@ -86,30 +87,36 @@ class Attention {
         L::interleave(rows, value_words_, values_ + (l * words_ + w) * value_words_);
       }
     }
-    const double p = a_.p_offset, keys = static_cast<double>(a_.keys);
-    for (int64_t c = 0; c < value_words_; c += kVector) {
-      Ints sums{};
-      for (int64_t s = 0; s < lines_ * words_; ++s) {
-        Ints* const words = reinterpret_cast<Ints*>(values_ + s * value_words_ + c);
-        sums = L::dot(sums, *words, L::kOnes);
-        if (a_.v_shifted) *words = L::shifted(*words);
-      }
-      for (int64_t i = 0; i < kVector && c + i < a_.values; ++i) {
-        const double sum = sums[i];
-        if (a_.per_row) {
-          centre_[c + i] = sum / keys;
-          mean_[c + i] = centre_[c + i] * a_.v_scale + a_.v_offset;
-        } else {
-          mean_[c + i] = p * a_.v_scale * sum + p * a_.v_offset * keys;
-        }
-      }
+    for (int64_t c = 0; c < value_words_; c += kVector) prepare_values(c);
+  }
+
+  // Columns [c, c + kVector) of the values: the sums of their codes, and what follows from them.
+  void prepare_values(int64_t c) {
+    const int64_t count = lines_ * words_;
+    Ints sums[2] = {};
+    for (int64_t s = 0; s < count; ++s) {
+      Ints* const words = reinterpret_cast<Ints*>(values_ + s * value_words_ + c);
+      sums[s % 2] = L::dot(sums[s % 2], *words, L::kOnes);
+      if (a_.v_shifted) *words = L::shifted(*words);
     }
+    const double p = a_.p_offset, keys = static_cast<double>(a_.keys);
+    const Wide sum(sums[0] + sums[1]);
+    Wide mean = Wide(p * a_.v_scale) * sum + Wide(p * a_.v_offset * keys);
+    if (a_.per_row) {
+      const Wide centre = sum / Wide(keys);
+      mean = centre * Wide(a_.v_scale) + Wide(a_.v_offset);
+      memcpy(centre_ + c, &centre, sizeof centre);
+    }
+    memcpy(mean_ + c, &mean, sizeof mean);
   }
 
   static Ints sum_of(const Ints* words, int64_t count) {
-    Ints sum{};
-    for (int64_t s = 0; s < count; ++s) sum = L::dot(sum, words[s], L::kOnes);
-    return sum;
+    Ints sums[4] = {};
+    int64_t s = 0;
+    for (; s + 4 <= count; s += 4)
+      each<4>([&](int i) { sums[i] = L::dot(sums[i], words[s + i], L::kOnes); });
+    for (; s < count; ++s) sums[0] = L::dot(sums[0], words[s], L::kOnes);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
   void block(int64_t first) {
@@ -135,7 +142,7 @@ class Attention {
     const Columns columns(a_, sum, codes);
     values(columns, a_.v_shifted ? L::lacking(codes) : Ints{});
     const int64_t queries = a_.queries - first < kVector ? a_.queries - first : kVector;
-    L::write(a_, a_.places + first, queries, out_);
+    L::write(a_, first, queries, out_);
   }
 
   Lanes lanes(const AttendTerm& term, int64_t first, float* turned) const {
@@ -181,16 +188,27 @@ class Attention {
     const int64_t one_step = kTerms > 0 ? terms[0].step : 0;
     const int64_t two_step = kTerms > 1 ? terms[1].step : 0;
     Reals most{};
-    for (int64_t j = 0; j < keys; ++j, key += pitch, to += kVector) {
-      Ints sums = start;
+    const auto some = [&](auto count_of, int64_t j) {
+      constexpr int kCount = decltype(count_of)::value;
+      Ints sums[kCount];
+      each<kCount>([&](int i) { sums[i] = start; });
 #pragma GCC unroll 8
-      for (int64_t s = 0; s < steps; ++s) sums = L::dot(sums, kSteps > 0 ? q[s] : q_[s], key[s]);
-      Reals x = line.read(sums, constants[j]);
-      if (kTerms > 0) x = x + load(one), one += one_step;
-      if (kTerms > 1) x = x + load(two), two += two_step;
-      store(to, x);
-      most = j == 0 ? x : max_of(x, most);
-    }
+      for (int64_t s = 0; s < steps; ++s)
+        each<kCount>([&](int i) { sums[i] = L::dot(sums[i], kSteps > 0 ? q[s] : q_[s], key[i * pitch + s]); });
+      Reals x[kCount];
+      line.template read<kCount>(sums, constants + j, x);
+      if (kTerms > 0) each<kCount>([&](int i) { x[i] = x[i] + load(one + i * one_step); });
+      if (kTerms > 1) each<kCount>([&](int i) { x[i] = x[i] + load(two + i * two_step); });
+      each<kCount>([&](int i) { store(to + i * kVector, x[i]); });
+      if (j == 0) most = x[0];
+      each<kCount>([&](int i) { most = max_of(x[i], most); });
+      key += kCount * pitch, to += kCount * kVector;
+      one += kCount * one_step, two += kCount * two_step;
+    };
+    constexpr int kTogether = L::kTogether;
+    int64_t j = 0;
+    for (; j + kTogether <= keys; j += kTogether) some(Number<kTogether>(), j);
+    for (; j < keys; ++j) some(Number<1>(), j);
     return most;
   }
 
@@ -223,55 +241,75 @@ class Attention {
     return count < N ? count : N;
   }
 
+  void reduce_all(Reals most) {
+    int64_t j = 0;
+    for (; j + 8 <= a_.keys; j += 8)
+      reduce<8>(logits_ + j * kVector, most, scales_ + j * kVector);
+    for (; j < a_.keys; ++j) reduce<1>(logits_ + j * kVector, most, scales_ + j * kVector);
+  }
+
+  static int64_t place_of(int64_t line, int64_t word, int64_t i) {
+    return (line + kGroup * (N * word + i)) * kVector;
+  }
+
   // Codes of the exponentials to p_; gives their sums. kShift: that of the cut.
   template <int kShift>
   Reals rows(Reals most) {
+    reduce_all(most);
     const WeightCut cut = cut_;
     const Reals factor = all(cut.factor / a_.p_scale);
     Reals sums[kGroup] = {};
+    // Words whose keys are there in every line.
+    const int64_t whole = lines_ < kGroup ? 0 : a_.keys / (kGroup * N);
+    for (int64_t l = 0; l < lines_ && whole > 0; l += 4) {
+      for (int64_t w = 0; w < whole; ++w)
+        L::template four_words<kShift>(cut, logits_ + place_of(l, w, 0), scales_ + place_of(l, w, 0),
+                                       factor, sums + l, p_ + l * words_ + w, words_);
+    }
     for (int64_t l = 0; l < lines_; ++l) {
-      Reals sum{};
-      for (int64_t w = 0; w < words_; ++w) {
-        const float* x = logits_ + (l + kGroup * N * w) * kVector;
+      for (int64_t w = whole; w < words_; ++w) {
         const int64_t count = present(l, w);
-        p_[l * words_ + w] = count == N ? word<kShift, N>(cut, x, N, most, factor, sum)
-                                        : word<kShift, 0>(cut, x, count, most, factor, sum);
+        Reals e[N];
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t at = place_of(l, w, i);
+          powers<1>(logits_, scales_, [&](int) { return at; }, e + i);
+          sums[l] = sums[l] + e[i];
+        }
+        p_[l * words_ + w] = codes_of<kShift, 0>(cut, e, count, factor, all(1.0f));
       }
-      sums[l] = sum;
     }
     return total(sums);
-  }
-
-  template <int kShift, int kCount>
-  static Ints word(const WeightCut& cut, const float* x, int64_t count, Reals most, Reals factor,
-                   Reals& sum) {
-    Reals e[N];
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < (kCount > 0 ? kCount : count); ++i) {
-      e[i] = exponential(load(x + i * kGroup * kVector) - most);
-      sum = sum + e[i];
-    }
-    return codes_of<kShift, kCount>(cut, e, count, factor, all(1.0f));
   }
 
   // Codes of the softmax to p_; gives the sums of the exponentials.
   template <int kShift>
   Reals softmax(Reals most) {
+    reduce_all(most);
     const WeightCut cut = cut_;
     Reals sums[kGroup] = {};
-    for (int64_t j = 0; j < a_.keys; ++j) {
-      float* x = logits_ + j * kVector;
-      const Reals e = exponential(load(x) - most);
-      store(x, e);
-      sums[j % kGroup] = sums[j % kGroup] + e;
+    for (int64_t j = 0; j < a_.keys; j += kGroup) {
+      for (int64_t l = 0; l < kGroup && j + l < a_.keys; l += 8) {
+        Reals e[8];
+        float *f = logits_ + (j + l) * kVector, *scale = scales_ + (j + l) * kVector;
+        const int64_t count = a_.keys - j - l < 8 ? a_.keys - j - l : 8;
+        if (count == 8) {
+          powers<8>(f, scale, [](int i) { return i * kVector; }, e);
+        } else {
+          for (int64_t i = 0; i < count; ++i)
+            powers<1>(f, scale, [&](int) { return i * kVector; }, e + i);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          sums[l + i] = sums[l + i] + e[i];
+          store(f + i * kVector, e[i]);
+        }
+      }
     }
     const Reals sum = total(sums), factor = all(cut.factor) / (sum * all(a_.p_scale));
     for (int64_t l = 0; l < lines_; ++l) {
       for (int64_t w = 0; w < words_; ++w) {
-        const float* x = logits_ + (l + kGroup * N * w) * kVector;
         const int64_t count = present(l, w);
         Reals e[N];
-        for (int64_t i = 0; i < count; ++i) e[i] = load(x + i * kGroup * kVector);
+        for (int64_t i = 0; i < count; ++i) e[i] = load(logits_ + place_of(l, w, i));
         p_[l * words_ + w] = count == N ? codes_of<kShift, N>(cut, e, N, factor, sum)
                                         : codes_of<kShift, 0>(cut, e, count, factor, sum);
       }
@@ -331,7 +369,7 @@ class Attention {
   uint32_t *keys_, *values_;
   double *constants_, *centre_, *mean_;
   Ints *q_, *p_;
-  float *logits_, *turned_[kFused], *out_;
+  float *logits_, *scales_, *turned_[kFused], *out_;
 };
 
 }  // namespace

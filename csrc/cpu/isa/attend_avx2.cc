@@ -13,6 +13,13 @@ inline void store_codes(uint8_t* to, Reals sum) {
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
 }
 
+inline Half plus(Half a, Half b) { return a + b; }
+inline Reals plus(Reals a, Reals b) { return a + b; }
+inline Reals stayed(Reals x) {
+  __asm__ volatile("" : "+x"(x));
+  return x;
+}
+
 inline Reals min_of(Reals a, Reals b) {
   return reinterpret_cast<Reals>(
       _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
@@ -29,6 +36,7 @@ inline Ints multiply_pairs(Ints left, uint32_t right) {
 
 }  // namespace
 
-const Attending kAttendAvx2 = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut};
+const Attending kAttendAvx2 = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut,
+                                cut_weights};
 
 }  // namespace bc

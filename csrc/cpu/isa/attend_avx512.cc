@@ -16,6 +16,20 @@ inline void store_codes(uint8_t* to, Reals sum) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(low));
 }
 
+// As a * 1 + b, which is rounded once and so the same: the units that multiply have less to do.
+inline Half plus(Half a, Half b) {
+  const __m512d one = _mm512_set1_pd(1.0);
+  return reinterpret_cast<Half>(_mm512_fmadd_pd(reinterpret_cast<__m512d>(a), one,
+                                                reinterpret_cast<__m512d>(b)));
+}
+inline Reals plus(Reals a, Reals b) {
+  return reinterpret_cast<Reals>(_mm512_fmadd_ps(reals(a), _mm512_set1_ps(1.0f), reals(b)));
+}
+inline Reals stayed(Reals x) {
+  __asm__ volatile("" : "+v"(x));
+  return x;
+}
+
 inline Reals min_of(Reals a, Reals b) {
   return reinterpret_cast<Reals>(_mm512_min_ps(reals(a), reals(b)));
 }
@@ -81,7 +95,7 @@ inline __mmask16 first(int64_t n) {
 }
 
 struct Vnni : PlainLanes {
-  static constexpr int kCodes = 4, kTile = 10;
+  static constexpr int kCodes = 4, kTile = 10, kTogether = 8;
   static constexpr uint32_t kOnes = 0x01010101;
 
   static Ints dot(Ints sums, Ints left, uint32_t right) {
@@ -134,8 +148,16 @@ struct Vnni : PlainLanes {
   }
   // Lower parts of 16 bits are compared where they stand, others shifted there.
   template <int kShift>
+  static Ints shifted_up(Ints z) {
+    return kShift < 16 ? z << (16 - kShift) : z;
+  }
+  template <int kShift>
   static Ints nearer(Ints near, Ints z) {
-    return ints(_mm512_min_epu16(words(near), words(kShift < 16 ? z << (16 - kShift) : z)));
+    return nearest<kShift>(near, shifted_up<kShift>(z));
+  }
+  template <int kShift>
+  static Ints nearest(Ints a, Ints b) {
+    return ints(_mm512_min_epu16(words(a), words(b)));
   }
   template <int kShift>
   static bool below(Ints near, int32_t limit) {
@@ -153,6 +175,47 @@ struct Vnni : PlainLanes {
                                      _mm512_slli_epi32(words(z[3]), 24 - kShift)));
   }
 
+  // A word of each of four lines, which lie one register apart, their keys kLanes; f and scale are
+  // those of the first key. All 16 keys take a step before the next one, and what they take from memory
+  // stays there.
+  template <int kShift>
+  static void four_words(const WeightCut& cut, const float* f, const float* scale, Reals factor,
+                         Reals* sums, Ints* p, int64_t step) {
+    Reals e[16];
+    powers<16>(f, scale, [](int i) { return (i / 4 + i % 4 * kLanes) * kVector; }, e);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sums[i / 4] = sums[i / 4] + e[i];
+    Ints z[16], near[4];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) z[i] = cut.clamped_number(fused(e[i], factor, cut.base));
+#pragma GCC unroll 4
+    for (int line = 0; line < 4; ++line) {
+      near[line] = nearest<kShift>(shifted_up<kShift>(z[4 * line]), shifted_up<kShift>(z[4 * line + 1]));
+      near[line] = nearest<kShift>(near[line], shifted_up<kShift>(z[4 * line + 2]));
+      near[line] = nearest<kShift>(near[line], shifted_up<kShift>(z[4 * line + 3]));
+      p[line * step] = pack<kShift>(z + 4 * line);
+    }
+    const Ints nearest_of = nearest<kShift>(nearest<kShift>(near[0], near[1]),
+                                            nearest<kShift>(near[2], near[3]));
+    if (__builtin_expect(below<kShift>(nearest_of, cut.doubtful), 0))
+      doubtful_words<kShift>(cut, f, scale, near, p, step);
+  }
+
+  // The lines of four_words that have a code too near to a tie.
+  template <int kShift>
+  [[gnu::noinline]] static void doubtful_words(const WeightCut& cut, const float* f,
+                                               const float* scale, const Ints* near, Ints* p,
+                                               int64_t step) {
+    for (int line = 0; line < 4; ++line, f += kVector, scale += kVector) {
+      if (!below<kShift>(near[line], cut.doubtful)) continue;
+      Reals e[4];
+      Ints z[4];
+      powers<4>(f, scale, [](int i) { return i * kLanes * kVector; }, e);
+      for (int i = 0; i < 4; ++i) z[i] = cut.exactly<kShift>(e[i]);
+      p[line * step] = pack<kShift>(z);
+    }
+  }
+
   static void turn(const float* from, int64_t row, int64_t column, int64_t count, int64_t keys,
                    float* out) {
     if (column != 1) return PlainLanes::turn(from, row, column, count, keys, out);
@@ -168,8 +231,8 @@ struct Vnni : PlainLanes {
     }
   }
 
-  static void write(const Attend& a, const int64_t* places, int64_t queries, const float* columns) {
-    if (a.out_scale != nullptr) return write_codes(a, places, queries, columns);
+  static void write(const Attend& a, int64_t start, int64_t queries, const float* columns) {
+    if (a.out_scale != nullptr) return write_codes(a, start, queries, columns);
     float* out = static_cast<float*>(a.out);
     for (int64_t c = 0; c < a.values; c += 16) {
       const int64_t n = a.values - c;
@@ -177,62 +240,56 @@ struct Vnni : PlainLanes {
       for (int64_t i = 0; i < 16; ++i) m[i] = _mm512_load_si512(columns + (c + i) * 16);
       transpose(m);
       for (int64_t i = 0; i < 16 && i < queries; ++i)
-        _mm512_mask_storeu_epi32(out + places[i] + c, first(n), m[i]);
+        _mm512_mask_storeu_epi32(out + a.places[start + i] + c, first(n), m[i]);
     }
   }
 
-  static void write_codes(const Attend& a, const int64_t* places, int64_t queries,
-                          const float* columns) {
+  static void write_codes(const Attend& a, int64_t start, int64_t queries, const float* columns) {
     if (a.out_top > 127.0f) {
-      codes_to_places<15>(a, places, queries, columns);
+      codes_to_places<15>(a, start, queries, columns);
     } else {
-      codes_to_places<16>(a, places, queries, columns);
+      codes_to_places<16>(a, start, queries, columns);
     }
   }
 
   template <int kShift>
-  static void codes_to_places(const Attend& a, const int64_t* places, int64_t queries,
+  static void codes_to_places(const Attend& a, int64_t start, int64_t queries,
                               const float* columns) {
     uint8_t* out = static_cast<uint8_t*>(a.out);
     const ChannelCut<kShift> cut(a.out_top);
     for (int64_t c = 0; c < a.values; c += 16) {
       const int64_t n = a.values - c < 16 ? a.values - c : 16;
+      const __m512 scales = _mm512_maskz_loadu_ps(first(n), a.out_scale + c);
+      alignas(64) float factors[16];
+      _mm512_store_ps(factors, _mm512_div_ps(_mm512_set1_ps(cut.factor), scales));
+      const bool exactly =
+          _mm512_mask_cmp_ps_mask(first(n), scales, _mm512_set1_ps(1e-30f), _CMP_NGT_UQ) != 0 ||
+          _mm512_mask_cmp_ps_mask(first(n), scales, _mm512_set1_ps(1e30f), _CMP_NLT_UQ) != 0;
       __m512i m[4] = {};
-      for (int64_t first_of = 0; first_of < n; first_of += 4) {
-        Ints z[4] = {}, near = Ints{} - 1;
-        bool exactly = false;
-        const int64_t at = c + first_of, count = n - first_of < 4 ? n - first_of : 4;
-        for (int64_t i = 0; i < count; ++i) {
-          const Reals x = load(columns + (at + i) * 16) - all(a.out_offset[at + i]);
-          z[i] = cut.clamped(fused(x, all(cut.factor / a.out_scale[at + i]), cut.least));
+      for (int64_t word = 0; 4 * word < n; ++word) {
+        const int64_t at = c + 4 * word, count = n - 4 * word < 4 ? n - 4 * word : 4;
+        Ints z[4], near = Ints{} - 1;
+        Reals x[4];
+        each<4>([&](int i) {
+          const int64_t column = i < count ? at + i : at;
+          x[i] = load(columns + column * 16) - all(a.out_offset[column]);
+          z[i] = cut.clamped(fused(x[i], all(factors[column - c]), cut.least));
           near = nearer<kShift>(near, z[i]);
-          exactly = exactly || !cut.takes(a.out_scale[at + i]);
-        }
+        });
         if (__builtin_expect(exactly || below<kShift>(near, cut.doubtful), 0)) {
-          for (int64_t i = 0; i < count; ++i) {
-            const Reals x = load(columns + (at + i) * 16) - all(a.out_offset[at + i]);
-            z[i] = cut.exactly(x / all(a.out_scale[at + i]));
-          }
+          for (int64_t i = 0; i < count; ++i) z[i] = cut.exactly(x[i] / all(a.out_scale[at + i]));
         }
-        m[first_of / 4] = words(pack<kShift>(z));
+        m[word] = words(pack<kShift>(z));
       }
       transpose_quarters(m);
       alignas(64) uint8_t rows[256];  // row i at 64 (i % 4) + 16 (i / 4)
       for (int i = 0; i < 4; ++i) _mm512_store_si512(rows + 64 * i, m[i]);
       for (int64_t i = 0; i < queries; ++i)
-        copy_few(out + places[i] + c, rows + 64 * (i % 4) + 16 * (i / 4), n);
+        copy_few(out + a.places[start + i] + c, rows + 64 * (i % 4) + 16 * (i / 4), n);
     }
   }
 
   static void cut(const AttendRows& r) {
-    if (r.codes && r.columns <= 16) {
-      const uint8_t* from = static_cast<const uint8_t*>(r.data);
-      const __mmask16 inside = first(r.columns);
-      for (int64_t i = 0; i < r.rows; ++i)
-        _mm_store_si128(reinterpret_cast<__m128i*>(r.out + i * r.pitch),
-                        _mm_maskz_loadu_epi8(inside, from + r.places[i]));
-      return;
-    }
     if (r.codes) return PlainLanes::cut(r);
     if (r.top > 127.0f) {
       cut_reals<15>(r);
@@ -271,6 +328,7 @@ struct Vnni : PlainLanes {
 
 }  // namespace
 
-const Attending kAttendAvx512 = {Attention<Vnni>::bytes, Attention<Vnni>::run, Vnni::cut};
+const Attending kAttendAvx512 = {Attention<Vnni>::bytes, Attention<Vnni>::run, Vnni::cut,
+                                  cut_weights};
 
 }  // namespace bc

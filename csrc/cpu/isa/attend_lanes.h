@@ -15,16 +15,43 @@ typedef int32_t HalfInts __attribute__((vector_size(2 * kVector)));
 typedef float HalfReals __attribute__((vector_size(2 * kVector)));
 typedef double Half __attribute__((vector_size(4 * kVector)));
 
+// One step for all of a few registers, so that none waits for its own last result.
+template <int kCount, class F>
+[[gnu::always_inline]] inline void each(F&& step) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; ++i) step(i);
+}
+template <int kValue>
+struct Number {
+  static constexpr int value = kValue;
+};
+
 inline Ints bits_of(Reals x) {
   Ints bits;
   memcpy(&bits, &x, sizeof bits);
   return bits;
 }
 
+inline Reals reals_of(Ints bits) {
+  Reals x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// x, where the compiler may not move anything across: it would finish one register after the other.
+// The including file has it.
+inline Reals stayed(Reals x);
+
+
+// a + b by whichever unit has less to do: the including file has them.
+inline Half plus(Half a, Half b);
+inline Reals plus(Reals a, Reals b);
+
 // A register in double: its lower half and its upper half. The including file widens and narrows.
 struct Wide {
   Half low, high;
 
+  Wide(Half lower, Half upper) : low(lower), high(upper) {}
   explicit Wide(double x) : low(x - Half{}), high(x - Half{}) {}
   explicit Wide(Ints x);
   explicit Wide(Reals x);
@@ -39,6 +66,10 @@ inline Wide operator+(Wide a, Wide b) {
   a.low += b.low, a.high += b.high;
   return a;
 }
+inline Wide operator/(Wide a, Wide b) {
+  a.low /= b.low, a.high /= b.high;
+  return a;
+}
 inline Wide operator-(Wide a, Wide b) {
   a.low -= b.low, a.high -= b.high;
   return a;
@@ -49,8 +80,20 @@ struct Line {
   Wide product, row;
   Line(double product_of, Ints codes, double row_of)
       : product(product_of), row(Wide(codes) * Wide(row_of)) {}
-  Reals read(Ints sums, double constant) const {
-    return (Wide(sums) * product + row + Wide(constant)).narrow();
+  template <int kCount>
+  [[gnu::always_inline]] void read(const Ints* sums, const double* constants, Reals* out) const {
+    Half low[kCount], high[kCount];
+    each<kCount>([&](int i) {
+      const Wide x(sums[i]);
+      low[i] = x.low, high[i] = x.high;
+    });
+    each<kCount>([&](int i) { low[i] *= product.low, high[i] *= product.high; });
+    each<kCount>([&](int i) { low[i] = plus(low[i], row.low), high[i] = plus(high[i], row.high); });
+    each<kCount>([&](int i) {
+      const Wide constant(constants[i]);
+      low[i] = plus(low[i], constant.low), high[i] = plus(high[i], constant.high);
+    });
+    each<kCount>([&](int i) { out[i] = Wide(low[i], high[i]).narrow(); });
   }
 };
 
@@ -68,7 +111,7 @@ struct Columns {
       codes = codes * Wide(static_cast<double>(a.p_scale) * a.v_offset);
     }
   }
-  Reals read(Ints sums, double centre, double mean) const {
+  [[gnu::always_inline]] Reals read(Ints sums, double centre, double mean) const {
     if (per_row) return ((Wide(sums) - codes * Wide(centre)) * gain + Wide(mean)).narrow();
     return (Wide(sums) * gain + codes + Wide(mean) + Wide(0.0)).narrow();
   }
@@ -101,6 +144,12 @@ struct WeightCut {
   Ints clamped(Reals z) const {
     return bits_of(min_of(max_of(z, least), most));
   }
+  // The same, but a NaN becomes any code: integers are compared, which is cheaper.
+  Ints clamped_number(Reals z) const {
+    const Ints bits = bits_of(z), low = bits_of(least), high = bits_of(most);
+    const Ints raised = bits > low ? bits : low;
+    return raised < high ? raised : high;
+  }
   // From the weight itself, as the definition has it.
   template <int kShift>
   Ints exactly(Reals weight) const {
@@ -130,7 +179,45 @@ struct ChannelCut {
   Ints exactly(Reals u) const { return bits_of(clamp_real(u, all(top)) + 8388608.0f) << kShift; }
 };
 
-inline Reals exponential(Reals x) { return power_of_two(x * all(kLog2E)); }
+// e to the (x - most) as power_of_two has it, in two halves, so that many keys are under way at once:
+// what each half keeps in registers is little. x becomes the fraction f, scale the power 2^(n + 1) of
+// the whole part. The powers of f are halved in turn, which changes no bit and saves an addition.
+template <int kCount>
+[[gnu::always_inline]] inline void reduce(float* x, Reals most, float* scale) {
+  constexpr float kRound = 12582912.0f + 128.0f;  // the low bits of a sum are round(t) + 128
+  Reals t[kCount], n[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) t[i] = stayed(load(x + i * kVector) - most);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) t[i] = stayed(t[i] * all(kLog2E));
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) t[i] = stayed(max_of(all(-126.0f), t[i]));
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) n[i] = stayed(t[i] + all(kRound));
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) store(scale + i * kVector, reals_of(bits_of(n[i]) << 23));
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) store(x + i * kVector, t[i] - (n[i] - all(kRound)));
+}
+
+// Half the polynomial of power_of_two.
+constexpr float kHalfPowers[] = {0.001326472614891827f / 2, 0.009671512991189957f / 2,
+                                 0.05550733581185341f / 2,  0.24022242426872253f / 2,
+                                 0.6931470036506653f / 2,   0.5f};
+
+// e[i] from f + at(i) and scale + at(i).
+template <int kCount, class At>
+[[gnu::always_inline]] inline void powers(const float* f, const float* scale, At&& at, Reals* e) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; ++i) e[i] = stayed(load(f + at(i)) * all(kHalfPowers[0]));
+#pragma GCC unroll 5
+  for (int c = 1; c < 6; ++c) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) e[i] = stayed(e[i] + all(kHalfPowers[c]));
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) e[i] = stayed(e[i] * load((c < 5 ? f : scale) + at(i)));
+  }
+}
 
 inline void copy_few(uint8_t* to, const uint8_t* from, int64_t n) {
   if (n >= 8) {
@@ -142,6 +229,43 @@ inline void copy_few(uint8_t* to, const uint8_t* from, int64_t n) {
   } else {
     for (int64_t i = 0; i < n; ++i) to[i] = from[i];
   }
+}
+
+// See WeightRow. A weight is x / most where that of WeightCut is e / sum.
+inline void cut_weights(WeightRow& row) {
+  const int64_t whole = row.n / kLanes * kLanes;
+  float last[kLanes] = {};  // the rest of a row in a group of its own; 0 raises neither of both
+  memcpy(last, row.x + whole, static_cast<size_t>(row.n - whole) * sizeof(float));
+  const auto group = [&](int64_t i, int v) {
+    return load((i < whole ? row.x + i : last) + v * kVector);
+  };
+  Reals most[kVectors], sums[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) most[v] = all(1.17549435e-38f);
+  for (int64_t i = 0; i < row.n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      most[v] = max_of(group(i, v), most[v]);
+      sums[v] = sums[v] + group(i, v);
+    }
+  }
+  row.most = largest_lane(most)[0], row.total = lane_sum(sums);
+  const WeightCut cut(row.scale, row.offset, row.bits);
+  const float factor = cut.factor / (row.most * row.scale);
+  const int shift = row.bits < 8 ? 16 : 15;
+  Ints near = Ints{} + cut.mask;
+  for (int64_t i = 0; i < row.n; i += kLanes) {
+    uint8_t codes[kLanes];
+    for (int v = 0; v < kVectors; ++v) {
+      const Ints z = cut.clamped(group(i, v) * all(factor) + cut.base), rest = z & cut.mask;
+      near = rest < near ? rest : near;
+      store_codes(codes + v * kVector, reals_of(z >> shift));
+    }
+    memcpy(row.out + i, codes, i < whole ? kLanes : static_cast<size_t>(row.n - whole));
+  }
+  int32_t lanes[kVector], least = cut.mask;
+  memcpy(lanes, &near, sizeof near);
+  for (const int32_t lane : lanes) least = lane < least ? lane : least;
+  if (least < cut.doubtful)
+    cut_quotients(row.x, row.n, row.most, row.scale, row.offset, cut.top, row.out);
 }
 
 // What any instruction set can do, word by word.
@@ -165,6 +289,10 @@ struct PlainLanes {
     return lower < near ? lower : near;
   }
   template <int kShift>
+  static Ints nearest(Ints a, Ints b) {
+    return a < b ? a : b;
+  }
+  template <int kShift>
   static bool below(Ints near, int32_t limit) {
     int32_t lanes[kVector];
     memcpy(lanes, &near, sizeof near);
@@ -173,8 +301,8 @@ struct PlainLanes {
     return least < limit;
   }
 
-  // columns [values] of queries to the rows of the output.
-  static void write(const Attend& a, const int64_t* places, int64_t queries, const float* columns) {
+  // columns [values] of queries from `first` on to the rows of the output.
+  static void write(const Attend& a, int64_t first, int64_t queries, const float* columns) {
     constexpr int64_t kMost = 64;
     float row[kMost];
     for (int64_t i = 0; i < queries; ++i) {
@@ -182,23 +310,20 @@ struct PlainLanes {
         const int64_t n = a.values - c < kMost ? a.values - c : kMost;
         for (int64_t j = 0; j < n; ++j) row[j] = columns[(c + j) * kVector + i];
         if (a.out_scale == nullptr) {
-          float* to = static_cast<float*>(a.out) + places[i] + c;
+          float* to = static_cast<float*>(a.out) + a.places[first + i] + c;
           memcpy(to, row, static_cast<size_t>(n) * sizeof(float));
         } else {
           encode_each(row, n, a.out_scale + c, a.out_offset + c, a.out_top,
-                      static_cast<uint8_t*>(a.out) + places[i] + c);
+                      static_cast<uint8_t*>(a.out) + a.places[first + i] + c);
         }
       }
     }
   }
 
   static void cut(const AttendRows& r) {
+    if (r.codes) return copy(r);
     for (int64_t i = 0; i < r.rows; ++i) {
       uint8_t* out = r.out + i * r.pitch;
-      if (r.codes) {
-        copy_few(out, static_cast<const uint8_t*>(r.data) + r.places[i], r.columns);
-        continue;
-      }
       float row[64];
       const float* from = static_cast<const float*>(r.data) + r.places[i];
       for (int64_t c = 0; c < r.columns; c += 64) {
@@ -206,6 +331,20 @@ struct PlainLanes {
         for (int64_t j = 0; j < n; ++j) row[j] = from[c + j] * r.factor;
         encode_row(row, n, r.scale, r.offset, r.top, out + c);
       }
+    }
+  }
+
+  static void copy(const AttendRows& r) {
+    const uint8_t* from = static_cast<const uint8_t*>(r.data);
+    const int64_t n = r.columns;
+    if (n < 8 || n > 16) {
+      for (int64_t i = 0; i < r.rows; ++i) copy_few(r.out + i * r.pitch, from + r.places[i], n);
+      return;
+    }
+    for (int64_t i = 0; i < r.rows; ++i) {
+      const uint8_t* row = from + r.places[i];
+      memcpy(r.out + i * r.pitch, row, 8);
+      memcpy(r.out + i * r.pitch + n - 8, row + n - 8, 8);
     }
   }
 };

@@ -31,7 +31,7 @@ inline Reals Wide::narrow() const {
 }
 
 struct Pairs : PlainLanes {
-  static constexpr int kCodes = 2, kTile = 8;
+  static constexpr int kCodes = 2, kTile = 8, kTogether = 2;
   static constexpr uint32_t kOnes = 0x00010001;
 
   static Ints dot(Ints sums, Ints left, uint32_t right) {
@@ -62,6 +62,26 @@ struct Pairs : PlainLanes {
         out[s][i] = static_cast<int32_t>(pair(rows + i * pitch + 2 * s));
     }
   }
+  // A word of each of four lines, which lie one register apart, their keys kLanes; f and scale are
+  // those of the first key.
+  template <int kShift>
+  static void four_words(const WeightCut& cut, const float* f, const float* scale, Reals factor,
+                         Reals* sums, Ints* p, int64_t step) {
+    for (int line = 0; line < 4; ++line, f += kVector, scale += kVector) {
+      Reals e[2];
+      powers<2>(f, scale, [](int i) { return i * kLanes * kVector; }, e);
+      sums[line] = (sums[line] + e[0]) + e[1];
+      Ints z[2], near = Ints{} + cut.mask;
+      each<2>([&](int i) {
+        z[i] = cut.clamped_number(fused(e[i], factor, cut.base));
+        near = nearer<kShift>(near, z[i]);
+      });
+      if (__builtin_expect(below<kShift>(near, cut.doubtful), 0))
+        each<2>([&](int i) { z[i] = cut.exactly<kShift>(e[i]); });
+      p[line * step] = pack<kShift>(z);
+    }
+  }
+
   // Bits [kShift, kShift + 8) of two registers side by side.
   template <int kShift>
   static Ints pack(const Ints* z) {

@@ -11,6 +11,10 @@ inline void store_codes(uint8_t* to, Reals sum) {
   for (int i = 0; i < kVector; ++i) to[i] = static_cast<uint8_t>(words[i]);
 }
 
+inline Half plus(Half a, Half b) { return a + b; }
+inline Reals plus(Reals a, Reals b) { return a + b; }
+inline Reals stayed(Reals x) { return x; }
+
 inline Reals min_of(Reals a, Reals b) { return a < b ? a : b; }
 inline Reals max_of(Reals a, Reals b) { return a > b ? a : b; }
 
@@ -21,6 +25,7 @@ inline Ints multiply_pairs(Ints left, uint32_t right) {
 
 }  // namespace
 
-const Attending kAttendScalar = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut};
+const Attending kAttendScalar = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut,
+                                  cut_weights};
 
 }  // namespace bc

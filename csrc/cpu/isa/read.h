@@ -51,7 +51,8 @@ inline void exact_codes(const CodeReadout& r, int64_t first, int64_t last,
     const int32_t row_sum = e.each ? row_sums[i] : e.has_row ? *row_sums : 0;
     const int32_t sum = sums[r.spread ? place_of(i) : i];
     const double real = sum * e.product[i] + row_sum * e.row[i] + e.constant[i] + e.bias[i];
-    out[i] = exact_code(r.cutter, i, static_cast<float>(real));
+    const float read = static_cast<float>(real);
+    out[i] = exact_code(r.cutter, i, r.times == nullptr ? read : read * r.times[i]);
   }
 }
 

@@ -302,7 +302,7 @@ typedef struct bc_operand {
 typedef struct bc_result {
   void* data;            /* float32, or uint8 where scale is given */
   const int64_t* starts; /* [batch] */
-  int64_t row;
+  int64_t row;           /* at least `values`: rows over each other are refused */
   const int32_t* rows; /* [batch / heads][queries], or null */
   const float *scale, *offset; /* [groups], or null for reals */
   int64_t groups;

@@ -1,0 +1,70 @@
+// Reals between layers: norms, activations, and the softmax of rows as codes.
+#include <algorithm>
+
+#include "calls.h"
+#include "chain.h"
+
+namespace fuzz {
+namespace {
+
+void normalized(Input& in) {
+  const int64_t rows = in.size(0, 20), n = in.size(0, 140), threads = in.small(1, 3);
+  const int64_t pitch = pitch_of(in, n), out_pitch = pitch_of(in, n);
+  const Memory<float> x = reals(in, spread(rows, pitch, n), -3, 3),
+                      gain = reals(in, in.once_in(4) ? -1 : elements({n}), -1, 1),
+                      shift = reals(in, in.once_in(4) ? -1 : elements({n}), -1, 1);
+  const Memory<float> out(in, elements({n}) < 0 ? -1 : spread(rows, out_pitch, n));
+  // More than kMost elements are no vectors that could be left out.
+  const float* from = elements({n}) < 0 ? nullptr : x.get();
+  at_two_levels(in, out, [&] {
+    return bc_layer_norm(from, rows, n, pitch, gain.get(), shift.get(), 1e-5f, out.get(), out_pitch,
+                         static_cast<int>(threads));
+  });
+}
+
+void unit(Input& in) {
+  const int64_t count = in.size(0, 3), rows = in.size(0, 20), columns = in.size(0, 60);
+  const int64_t pitch = pitch_of(in, columns), out_pitch = pitch_of(in, columns);
+  const int by_column = in.byte() % 2, threads = in.small(1, 3);
+  const auto whole = [&](int64_t step) { return std::max<int64_t>(0, spread(rows, step, columns)); };
+  const int64_t x_next = in.once_in(4) ? in.size(0, 90) : whole(pitch);
+  const int64_t out_next = whole(out_pitch) + in.from(0, 9);
+  const auto all = [&](int64_t next, int64_t step) {
+    const int64_t one = spread(rows, step, columns);
+    return one < 0 ? -1 : spread(count, next, one);
+  };
+  const Memory<float> x = reals(in, all(x_next, pitch), -3, 3), out(in, all(out_next, out_pitch));
+  at_two_levels(in, out, [&] {
+    return bc_unit(x.get(), count, rows, columns, x_next, pitch, by_column, 1e-6f, out.get(),
+                   out_next, out_pitch, threads);
+  });
+}
+
+void mapped(Input& in) {
+  const int64_t n = in.size(0, 250);
+  const int which = in.byte() % 4, threads = in.small(1, 3);
+  const Memory<float> x = reals(in, elements({n}), -9, 9), out(in, elements({n}));
+  at_two_levels(in, out, [&] {
+    if (which < 2) return bc_gelu(x.get(), n, which, out.get(), threads);
+    return (which == 2 ? bc_sigmoid : bc_silu)(x.get(), n, out.get(), threads);
+  });
+}
+
+void softmax(Input& in) {
+  const int64_t rows = in.size(0, 20), n = in.size(0, 90);
+  const int bits = in.small(1, 8), threads = in.small(1, 3);
+  const Memory<float> x = reals(in, elements({rows, n}), -9, 9);
+  const Memory<uint8_t> out(in, elements({rows, n}));
+  at_two_levels(in, out, [&] {
+    return bc_softmax_codes(x.get(), rows, n, 0.02f, 0.0f, bits, out.get(), threads);
+  });
+}
+
+}  // namespace
+
+void between_layers(Input& in) {
+  constexpr Call kCalls[] = {normalized, unit, mapped, softmax};
+  kCalls[in.byte() % 4](in);
+}
+
+}  // namespace fuzz
