@@ -29,8 +29,6 @@ class NotReplayable(Exception):
 
 
 WHOLE = torch._C.DispatchKey.CompositeImplicitAutograd
-SHARES = frozenset({aten._unsafe_view.default})
-"""Operators whose output is a view though they do not say so."""
 FRESH = frozenset({aten.lift_fresh.default})
 """Operators whose output is none, though they say so: nobody else has what they are given."""
 
@@ -146,11 +144,14 @@ class Record(TorchDispatchMode):
             node.target = another(func, args, kwargs)
             if node.target is None:
                 return "memory is changed"
+        given = _tensors((args, kwargs))
         for x in made:
+            if id(x) not in before and any(x is t for t in given):
+                continue  # an argument as it was
             old = before.get(id(x))
             if old is not None:
                 self.stale[id(old.owner)] = old.owner, str(func)
-            value = self._new(x, None if old is not None else self._root(func, x, read))
+            value = self._new(x, None if old is not None else self._root(x, given))
             value.node = node
             if constant:
                 value.const = x
@@ -159,7 +160,7 @@ class Record(TorchDispatchMode):
             node.outs.append(value)
             if value.root is not None and value.dtype != value.owner.dtype:
                 return "memory is read as another type"
-        if not constant:
+        if node.outs and not constant:
             self.graph.nodes.append(node)
         return ""
 
@@ -170,11 +171,15 @@ class Record(TorchDispatchMode):
             value.const, value.node = x, Node("aten", None, (), {}, [value])
         return x
 
-    def _root(self, func: Any, x: Tensor, read: Sequence[Value]) -> Value | None:
-        """Whose memory a fresh tensor is a view of."""
-        if func not in SHARES and all(ret.alias_info is None for ret in func._schema.returns):
+    def _root(self, x: Tensor, read: Sequence[Tensor]) -> Value | None:
+        """Whose memory a fresh tensor looks at: schemas do not always say."""
+        if x.layout != torch.strided or not x.numel():
             return None
-        return read[0] if read else None
+        here = x.untyped_storage().data_ptr()
+        for t in read:
+            if t.layout == torch.strided and t.untyped_storage().data_ptr() == here:
+                return self._value(t)
+        return None
 
     def _before_change(self, x: Tensor, constant: bool) -> Value:
         """What a tensor is that is about to be changed; others may have read its memory."""

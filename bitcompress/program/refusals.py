@@ -29,6 +29,13 @@ TAGS = {
     torch.Tag.inplace_view: "a tensor is given another shape in place",
 }
 """Operators that are refused by what torch says of them."""
+DROPOUTS = frozenset(
+    {
+        aten.dropout.default, aten.native_dropout.default, aten.alpha_dropout.default,
+        aten.feature_dropout.default, aten.feature_alpha_dropout.default,
+    }
+)  # fmt: skip
+"""They draw numbers only in training, of which their third argument tells."""
 BY_PLACE = (aten.index.Tensor, aten.index.Tensor_out)
 """Their shape follows from numbers only where an index is a mask."""
 MAY_READ = (READS, "a shape follows from numbers")
@@ -40,6 +47,8 @@ NORMS = frozenset({aten.native_batch_norm.default, aten.cudnn_batch_norm.default
 def refusal(func: Any, args: Sequence[Any], constant: bool) -> str:
     """Why an operator cannot be repeated; empty where it can. constant: its tensors all are."""
     reason = REFUSED.get(func, "")
+    if func in DROPOUTS and not args[2]:
+        return ""
     for tag, why in TAGS.items():
         if not reason and tag in func.tags and not _by_place(func, args):
             reason = why
