@@ -4,7 +4,6 @@
 // goes through its queries. What it writes goes straight to its place.
 #include <algorithm>
 #include <cstdlib>
-#include <vector>
 
 #include "bitcompress/bits.h"
 #include "gathered.h"
@@ -232,11 +231,11 @@ bc_status bc_attend(const bc_attention* attention, int threads) {
     const bc::Attention work(bc::kernels(), a);
     const int use = bc::worthwhile(
         threads, 0.6 * static_cast<double>(a.batch) * static_cast<double>(a.queries * a.keys));
-    bc::Scratch scratch(work.scratch_bytes() * use);
-    std::vector<bc::Attention::Slot> slots;
-    for (int i = 0; i < use; ++i) slots.push_back(work.slot(scratch));
+    bc::Scratch scratch(work.scratch_bytes() * use + bc::Scratch::bytes<bc::Attention::Slot>(use));
+    auto* slots = scratch.part<bc::Attention::Slot>(use);
+    for (int i = 0; i < use; ++i) slots[i] = work.slot(scratch);
     bc::parallel_for(a.batch, use, [&](int64_t b, int slot) {
-      work.run(b, a.heads * use, slots[static_cast<size_t>(slot)]);
+      work.run(b, a.heads * use, slots[slot]);
     });
     return BC_OK;
   });

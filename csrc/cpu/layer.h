@@ -96,8 +96,8 @@ class LineReader {
 
   // Bytes of scratch for each thread.
   int64_t bytes() const {
-    return (static_cast<int64_t>(classes_.size()) + 1) * class_bytes_ +
-           Scratch::bytes<Range>(1) + Scratch::bytes<Folded>(static_cast<int64_t>(classes_.size()) + 1);
+    return (class_count_ + 1) * class_bytes_ + Scratch::bytes<Range>(1) +
+           Scratch::bytes<Folded>(class_count_ + 1);
   }
   void prepare(uint8_t* memory) const;
 
@@ -123,6 +123,8 @@ class LineReader {
     Range taps;
     int64_t first, last;  // places
   };
+  // Classes of places one after the other to `classes`, or null; gives how many they are.
+  static int64_t find_classes(const bc_conv2d& c, const Picture& picture, Class* classes);
   static Range inside(int64_t place, int64_t size, int64_t kernel, int64_t stride, int64_t pad,
                       int64_t dilation);
   // What a thread keeps of each class, the last being that of all taps inside.
@@ -132,18 +134,20 @@ class LineReader {
     uint8_t* constants;
   };
   Kept kept(uint8_t* memory) const;
-  double* constants(const Kept& kept, size_t i) const {
-    return reinterpret_cast<double*>(kept.constants + static_cast<int64_t>(i) * class_bytes_);
+  double* constants(const Kept& kept, int64_t i) const {
+    return reinterpret_cast<double*>(kept.constants + i * class_bytes_);
   }
-  void set_constants(const Range& rows, const Range& columns, const Kept& kept, size_t i) const;
-  void fold(const Kept& kept, size_t i, double codes) const;
+  void set_constants(const Range& rows, const Range& columns, const Kept& kept, int64_t i) const;
+  void fold(const Kept& kept, int64_t i, double codes) const;
   void read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
                   const Folded& folded, float* scratch) const;
 
   const bc_layer& layer_;
   const Landing& landing_;
   int64_t height_, out_h_, out_w_, class_bytes_;
-  std::vector<Class> classes_;
+  int64_t class_count_;
+  Scratch memory_;
+  Class* classes_;  // [class_count_]
 };
 
 }  // namespace bc

@@ -11,13 +11,26 @@ LineReader::LineReader(const bc_layer& layer, const Picture& picture, const Land
       height_(picture.height),
       out_h_(picture.out_h),
       out_w_(picture.out_w),
-      class_bytes_(Scratch::bytes<double>(layer.c.filters) + landing.folded_bytes()) {
-  const bc_conv2d& c = layer.c;
+      class_bytes_(Scratch::bytes<double>(layer.c.filters) + landing.folded_bytes()),
+      class_count_(find_classes(layer.c, picture, nullptr)),
+      memory_(Scratch::bytes<Class>(class_count_)),
+      classes_(memory_.part<Class>(class_count_)) {
+  find_classes(layer.c, picture, classes_);
+}
+
+int64_t LineReader::find_classes(const bc_conv2d& c, const Picture& picture, Class* classes) {
+  int64_t count = 0;
+  Range taps{-1, -1};
   for (int64_t ox = 0; ox < picture.out_w; ++ox) {
-    const Range taps = inside(ox, picture.width, c.kernel_w, c.stride_w, c.pad_w, c.dilation_w);
-    if (classes_.empty() || !(classes_.back().taps == taps)) classes_.push_back({taps, ox, ox});
-    ++classes_.back().last;
+    const Range here = inside(ox, picture.width, c.kernel_w, c.stride_w, c.pad_w, c.dilation_w);
+    if (!(here == taps)) {
+      taps = here;
+      if (classes != nullptr) classes[count] = {taps, ox, ox};
+      ++count;
+    }
+    if (classes != nullptr) ++classes[count - 1].last;
   }
+  return count;
 }
 
 LineReader::Range LineReader::inside(int64_t place, int64_t size, int64_t kernel, int64_t stride,
@@ -30,7 +43,7 @@ LineReader::Range LineReader::inside(int64_t place, int64_t size, int64_t kernel
 
 LineReader::Kept LineReader::kept(uint8_t* memory) const {
   Parts parts(memory);
-  const int64_t all = static_cast<int64_t>(classes_.size()) + 1;
+  const int64_t all = class_count_ + 1;
   Kept k{};
   k.rows = parts.part<Range>(1);
   k.folded = parts.part<Folded>(all);
@@ -39,7 +52,7 @@ LineReader::Kept LineReader::kept(uint8_t* memory) const {
 }
 
 // codes: how many codes a sum has.
-void LineReader::fold(const Kept& k, size_t i, double codes) const {
+void LineReader::fold(const Kept& k, int64_t i, double codes) const {
   double* constant = constants(k, i);
   uint8_t* memory = reinterpret_cast<uint8_t*>(constant) +
                     Scratch::bytes<double>(layer_.c.filters);
@@ -49,7 +62,7 @@ void LineReader::fold(const Kept& k, size_t i, double codes) const {
 }
 
 void LineReader::set_constants(const Range& rows, const Range& columns, const Kept& k,
-                               size_t i) const {
+                               int64_t i) const {
   const bc_conv2d& c = layer_.c;
   const int64_t terms =
       (rows.last - rows.first) * (columns.last - columns.first) * group_channels(c);
@@ -69,8 +82,8 @@ void LineReader::prepare(uint8_t* memory) const {
   const Kept k = kept(memory);
   *k.rows = {-1, -1};
   const std::vector<double>& constant = layer_.reading.constant;
-  std::copy(constant.begin(), constant.end(), constants(k, classes_.size()));
-  fold(k, classes_.size(), static_cast<double>(taps(layer_.c) * group_channels(layer_.c)));
+  std::copy(constant.begin(), constant.end(), constants(k, class_count_));
+  fold(k, class_count_, static_cast<double>(taps(layer_.c) * group_channels(layer_.c)));
 }
 
 void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, const Row& row,
@@ -82,7 +95,7 @@ void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, co
   const bool anew = !(here == *k.rows);
   *k.rows = here;
   const int64_t line = (image * out_h_ + oy) * out_w_;
-  for (size_t i = 0; i < classes_.size(); ++i) {
+  for (int64_t i = 0; i < class_count_; ++i) {
     const Class& place = classes_[i];
     const bool inner = here == all_h && place.taps == all_w;
     if (anew && !inner) set_constants(here, place.taps, k, i);
@@ -90,7 +103,7 @@ void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, co
     if (from >= to) continue;
     const Row part{row.sums + (from - first) * row.stride, row.stride,
                    row.code_sums + (from - first) * row.code_stride, row.code_stride};
-    const size_t at = inner ? classes_.size() : i;
+    const int64_t at = inner ? class_count_ : i;
     read_class(line + from, to - from, part, constants(k, at), k.folded[at],
                scratch + (from - first) * c.filters);
   }
