@@ -54,11 +54,22 @@ struct Attend {
   float out_top;
 };
 
+// A row of weights, cut relative to its largest; bits.h has the formula (bc_multiply, per_row).
+struct WeightRow {
+  const float* x;
+  int64_t n;
+  float scale, offset;
+  int bits;
+  uint8_t* out;
+  float most, total;  // what comes out: the largest, and the sum
+};
+
 // Filled by each instruction set; isa/attend.h.
 struct Attending {
   int64_t (*bytes)(const Attend& a);  // of scratch, which is 64-byte aligned
   void (*run)(const Attend& a, void* scratch);
   void (*cut)(const AttendRows& rows);
+  void (*cut_weights)(WeightRow& row);
 };
 
 extern const Attending kAttendScalar;

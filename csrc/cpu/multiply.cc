@@ -93,21 +93,46 @@ class Multiply {
  private:
   int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 64; }
 
+  // Rows of k by columns to a panel of bytes, four rows to a word: blocks of 64 columns.
+  void pack_turned(const Slot& t, bool shifted) const {
+    uint8_t* out = t.panel;
+    for (int64_t first = 0; first < p_.n; first += 64) {
+      const int64_t columns = std::min<int64_t>(64, p_.n - first);
+      for (int64_t i = 0; i < p_.k; i += 4, out += rounded(columns, 16) * 4) {
+        const uint8_t* rows[4];
+        for (int64_t j = 0; j < 4; ++j)
+          rows[j] = i + j < p_.k ? t.b_turned + (i + j) * p_.n + first : nullptr;
+        k_.interleave(rows, columns, out);
+        if (!shifted) continue;  // what is beyond the last row meets codes 0
+        for (int64_t byte = 0; byte < rounded(columns, 16) * 4; ++byte) out[byte] ^= 0x80;
+      }
+    }
+  }
+
   // Cuts and packs the right operand, and makes its reading; gives whether its codes are shifted.
   bool right(int64_t batch, const Slot& t) const {
     const int64_t n = p_.n;
+    const bool shifted = k_.code_bytes == 1 && p_.b_grid.bits == 8;
     if (turned_) {
       const bc_matrices m{p_.b.data, p_.b.starts, p_.b.column, 1};
       Codes(m, p_.k, n, p_.b_grid).cut(k_, batch, t.reals, t.b_turned);
-      for (int64_t c = 0; c < n; ++c) {
-        for (int64_t i = 0; i < p_.k; ++i) t.b[c * p_.k + i] = t.b_turned[i * n + c];
+      if (k_.interleave != nullptr && k_.codes->step == 4) {
+        pack_turned(t, shifted);
+      } else {
+        for (int64_t c = 0; c < n; ++c) {
+          for (int64_t i = 0; i < p_.k; ++i) t.b[c * p_.k + i] = t.b_turned[i * n + c];
+        }
+        k_.pack_panel(t.b, n, 1, p_.k, shifted, t.panel);
+      }
+      std::fill_n(t.column_sums, n, 0);
+      for (int64_t i = 0; i < p_.k; ++i) {
+        for (int64_t c = 0; c < n; ++c) t.column_sums[c] += t.b_turned[i * n + c];
       }
     } else {
       b_.cut(k_, batch, t.reals, t.b);
+      k_.pack_panel(t.b, n, 1, p_.k, shifted, t.panel);
+      k_.sum_rows(t.b, n, p_.k, t.column_sums);
     }
-    const bool shifted = k_.code_bytes == 1 && p_.b_grid.bits == 8;
-    k_.pack_panel(t.b, n, 1, p_.k, shifted, t.panel);
-    k_.sum_rows(t.b, n, p_.k, t.column_sums);
     const Grid left = a_.grid(batch), grid = b_.grid(batch);
     if (p_.per_row != 0) {
       Centred::set(n, grid, t.column_sums, p_.k, t.row, t.constant);

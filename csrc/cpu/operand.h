@@ -18,21 +18,6 @@ inline bool lacking(const bc_operand_grid& g) {
   return g.scale == nullptr || g.offset == nullptr || !bits_ok(g.bits);
 }
 
-// The sum in 16 partial sums, number i adding every 16th element from number i on; then the upper half
-// of them is added to the lower until one is left.
-inline float lane_sum(const float* x, int64_t n) {
-  float lanes[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    for (int64_t l = 0; l < 16; ++l) lanes[l] += x[i + l];
-  }
-  for (int64_t l = 0; i + l < n; ++l) lanes[l] += x[i + l];
-  for (int half = 8; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  return lanes[0];
-}
-
 // A matrix of a batch, cut into codes.
 class Codes {
  public:
@@ -64,16 +49,15 @@ class Codes {
   // Codes of rows of weights, each relative to its largest; gives that and the sum of each row.
   void cut_rows(const Kernels& k, int64_t b, float* reals, uint8_t* out, float* gains,
                 float* totals) const {
-    const float s = scale(b), o = offset(b), top = top_code(grid_.bits);
     for (int64_t r = 0; r < rows_; ++r, out += columns_) {
       const float* from = m_.data + m_.starts[b] + r * m_.row;
-      for (int64_t c = 0; c < columns_; ++c) reals[c] = from[c * m_.column];
-      float most = std::numeric_limits<float>::min();
-      for (int64_t c = 0; c < columns_; ++c) most = reals[c] > most ? reals[c] : most;
-      gains[r] = most;
-      totals[r] = lane_sum(reals, columns_);
-      for (int64_t c = 0; c < columns_; ++c) reals[c] = reals[c] / most;
-      k.encode_row(reals, columns_, s, o, top, out);
+      if (m_.column != 1) {
+        for (int64_t c = 0; c < columns_; ++c) reals[c] = from[c * m_.column];
+        from = reals;
+      }
+      WeightRow row{from, columns_, scale(b), offset(b), grid_.bits, out, 0.0f, 0.0f};
+      k.attending->cut_weights(row);
+      gains[r] = row.most, totals[r] = row.total;
     }
   }
 

@@ -36,6 +36,7 @@ inline Ints multiply_pairs(Ints left, uint32_t right) {
 
 }  // namespace
 
-const Attending kAttendAvx2 = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut};
+const Attending kAttendAvx2 = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut,
+                                cut_weights};
 
 }  // namespace bc

@@ -328,6 +328,7 @@ struct Vnni : PlainLanes {
 
 }  // namespace
 
-const Attending kAttendAvx512 = {Attention<Vnni>::bytes, Attention<Vnni>::run, Vnni::cut};
+const Attending kAttendAvx512 = {Attention<Vnni>::bytes, Attention<Vnni>::run, Vnni::cut,
+                                  cut_weights};
 
 }  // namespace bc

@@ -231,6 +231,43 @@ inline void copy_few(uint8_t* to, const uint8_t* from, int64_t n) {
   }
 }
 
+// See WeightRow. A weight is x / most where that of WeightCut is e / sum.
+inline void cut_weights(WeightRow& row) {
+  const int64_t whole = row.n / kLanes * kLanes;
+  float last[kLanes] = {};  // the rest of a row in a group of its own; 0 raises neither of both
+  memcpy(last, row.x + whole, static_cast<size_t>(row.n - whole) * sizeof(float));
+  const auto group = [&](int64_t i, int v) {
+    return load((i < whole ? row.x + i : last) + v * kVector);
+  };
+  Reals most[kVectors], sums[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) most[v] = all(1.17549435e-38f);
+  for (int64_t i = 0; i < row.n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      most[v] = max_of(group(i, v), most[v]);
+      sums[v] = sums[v] + group(i, v);
+    }
+  }
+  row.most = largest_lane(most)[0], row.total = lane_sum(sums);
+  const WeightCut cut(row.scale, row.offset, row.bits);
+  const float factor = cut.factor / (row.most * row.scale);
+  const int shift = row.bits < 8 ? 16 : 15;
+  Ints near = Ints{} + cut.mask;
+  for (int64_t i = 0; i < row.n; i += kLanes) {
+    uint8_t codes[kLanes];
+    for (int v = 0; v < kVectors; ++v) {
+      const Ints z = cut.clamped(group(i, v) * all(factor) + cut.base), rest = z & cut.mask;
+      near = rest < near ? rest : near;
+      store_codes(codes + v * kVector, reals_of(z >> shift));
+    }
+    memcpy(row.out + i, codes, i < whole ? kLanes : static_cast<size_t>(row.n - whole));
+  }
+  int32_t lanes[kVector], least = cut.mask;
+  memcpy(lanes, &near, sizeof near);
+  for (const int32_t lane : lanes) least = lane < least ? lane : least;
+  if (least < cut.doubtful)
+    cut_quotients(row.x, row.n, row.most, row.scale, row.offset, cut.top, row.out);
+}
+
 // What any instruction set can do, word by word.
 struct PlainLanes {
   // out[j] = term of key j for `count` queries, the other lanes 0.

@@ -25,6 +25,7 @@ inline Ints multiply_pairs(Ints left, uint32_t right) {
 
 }  // namespace
 
-const Attending kAttendScalar = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut};
+const Attending kAttendScalar = {Attention<Pairs>::bytes, Attention<Pairs>::run, Pairs::cut,
+                                  cut_weights};
 
 }  // namespace bc
