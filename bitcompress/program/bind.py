@@ -23,28 +23,33 @@ from bitcompress.program.spec import LayerSpec, RowStep
 Slot = tuple[Tensor | None, int]
 """The tensor of a value where it is known before the run, and its place in the table."""
 Run = Callable[[int], None]
+Make = Callable[[list[Tensor], list[Tensor]], Run]
+"""Binds a native run to what it reads and writes."""
 
 
-def step(node: Node, read: list[Slot], out: Slot) -> Callable[[list[Any]], None]:
+def step(node: Node, read: list[Slot], outs: list[Slot]) -> Callable[[list[Any]], None]:
     """The closure of a native node on the table of a program, for the threads set now."""
     make, threads = MAKERS[node.kind](node), native.threads()
-    shape, stride, dtype = node.out.shape, node.out.stride, node.out.dtype
-    known = [tensor for tensor, _ in (*read, out) if tensor is not None]
-    if len(known) == len(read) + 1:
-        run = make(known[:-1], known[-1])
+    known = [tensor for tensor, _ in (*read, *outs) if tensor is not None]
+    if len(known) == len(read) + len(outs):
+        run = make(known[: len(read)], known[len(read) :])
 
         def bound(table: list[Any]) -> None:
             run(threads)
 
         return bound
-    slots, to, there = [slot for _, slot in read], out[1], out[0]
+    slots = [slot for _, slot in read]
+    fresh = [
+        (slot, value.shape, value.stride, value.dtype)
+        for (tensor, slot), value in zip(outs, node.outs, strict=True)
+        if tensor is None
+    ]
+    places = [slot for _, slot in outs]
 
     def step_(table: list[Any]) -> None:
-        target = there
-        if target is None:
-            target = torch.empty_strided(shape, stride, dtype=dtype)
-            table[to] = target
-        make([table[slot] for slot in slots], target)(threads)
+        for slot, shape, stride, dtype in fresh:
+            table[slot] = torch.empty_strided(shape, stride, dtype=dtype)
+        make([table[slot] for slot in slots], [table[slot] for slot in places])(threads)
 
     return step_
 
@@ -61,14 +66,16 @@ def _pitch(x: Tensor) -> int:
     return min(steps_, default=x.shape[-1])
 
 
-def _chain(parts: tuple[RowStep, ...], operands: list[Tensor]) -> Any:
-    """The native chain; None for no steps."""
+def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | None = None) -> Any:
+    """The native chain; None for no steps. kept: the rows that a `store` writes."""
     if not parts:
         return None
-    made = []
+    made: list[tuple[int, float, Tensor | None, Tensor | None, Tensor | None]] = []
     for part in parts:
         if part.kind == "norm":
             made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
+        elif part.kind == "store":
+            made.append((steps.NUMBERS["store"], 0.0, None, None, kept))
         elif part.operand >= 0:
             x = operands[part.operand]
             rows = x.reshape(1, -1) if part.reach == "channel" else x
@@ -80,7 +87,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor]) -> Any:
     return kernels.Chain(made)
 
 
-def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
+def _layer(node: Node) -> Make:
     spec: LayerSpec = node.target
     x_axis, out_axis = in_axis(node), channel_axis(node.out, spec.pictures)
     grid = spec.codes_out
@@ -89,22 +96,25 @@ def _layer(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
     assert kernels is not None
     if spec.module is None:
 
-        def rows(read: list[Tensor], out: Tensor) -> Run:
-            chain = _chain((*spec.head, *spec.tail), read)
-            return kernels.Rows(chain, _rows(read[0], x_axis), _rows(out, out_axis), parts)  # type: ignore
+        def rows(read: list[Tensor], outs: list[Tensor]) -> Run:
+            kept = _rows(outs[0], out_axis)
+            chain = _chain((*spec.head, *spec.tail), read, kept)
+            to = _rows(outs[-1], out_axis)
+            return kernels.Rows(chain, _rows(read[0], x_axis), to, parts)  # type: ignore[no-any-return]
 
         return rows
     module = spec.module
 
     held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
 
-    def layer(read: list[Tensor], out: Tensor) -> Run:
-        x, to = _rows(read[0], x_axis), _rows(out, out_axis)
+    def layer(read: list[Tensor], outs: list[Tensor]) -> Run:
+        x, to = _rows(read[0], x_axis), _rows(outs[-1], out_axis)
+        kept = _rows(outs[0], out_axis)
         if spec.pictures:
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
-            held, x, to, _chain(spec.head, read), _chain(spec.tail, read),
+            held, x, to, _chain(spec.head, read), _chain(spec.tail, read, kept),
             parts, False, False, max(1, spec.shuffle),
         )  # fmt: skip
 
@@ -127,22 +137,57 @@ def _pictures(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
     return torch.as_strided(rows, (n, h, w, c), strides, rows.storage_offset())
 
 
-def _relayout(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
-    def make(read: list[Tensor], out: Tensor) -> Run:
+def _relayout(node: Node) -> Make:
+    kernels = native.kernels()
+    assert kernels is not None
+
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        turned = _as_turn(read[0], outs[0])
+
         def run(threads: int) -> None:
-            out.copy_(read[0])
+            if turned is None:
+                outs[0].copy_(read[0])
+            else:
+                kernels.turn(*turned, threads)
 
         return run
 
     return make
 
 
-def _attention(node: Node) -> Callable[[list[Tensor], Tensor], Run]:
+def _as_turn(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor] | None:
+    """x and out as matrices (count, R, C) and (count, C, R), where a copy only turns them."""
+    if x.dtype != torch.float32 or out.dtype != torch.float32:
+        return None
+    axes = zip(x.shape, x.stride(), out.stride(), strict=True)
+    merged: list[tuple[int, int, int]] = []
+    for size, mine, theirs in sorted((a for a in axes if a[0] > 1), key=lambda a: (-a[2], -a[1])):
+        if merged and merged[-1][1:] == (mine * size, theirs * size):
+            merged[-1] = (merged[-1][0] * size, mine, theirs)
+        else:
+            merged.append((size, mine, theirs))
+    columns = next((axis for axis in merged if axis[1] == 1), None)
+    rows = next((axis for axis in merged if axis[2] == 1), None)
+    if columns is None or rows is None or columns is rows or len(merged) > 3:
+        return None
+    if rows[1] < columns[0] or columns[2] < rows[0]:
+        return None
+    rest = [axis for axis in merged if axis is not columns and axis is not rows]
+    count, next_, out_next = rest[0] if rest else (1, 0, 0)
+    return (
+        x.as_strided((count, rows[0], columns[0]), (next_, rows[1], 1), x.storage_offset()),
+        out.as_strided(
+            (count, columns[0], rows[0]), (out_next, columns[2], 1), out.storage_offset()
+        ),
+    )
+
+
+def _attention(node: Node) -> Make:
     work: Gathered = node.target
 
-    def make(read: list[Tensor], out: Tensor) -> Run:
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
         held = work.bound()
-        q, k, v, to = (_flat(x) for x in (*read, out))
+        q, k, v, to = (_flat(x) for x in (*read, *outs))
 
         def run(threads: int) -> None:
             held.run(q, k, v, to, threads)
@@ -157,7 +202,7 @@ def _flat(x: Tensor) -> Tensor:
     return torch.as_strided(x, (x.numel(),), (1,), x.storage_offset())
 
 
-MAKERS: dict[str, Callable[[Node], Callable[[list[Tensor], Tensor], Run]]] = {
+MAKERS: dict[str, Callable[[Node], Make]] = {
     "layer": _layer,
     "relayout": _relayout,
     "attention": _attention,

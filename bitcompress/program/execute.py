@@ -131,8 +131,8 @@ class Program:
             self._call(node)
         else:
             read = [self._reader(value) for value in node.args]
-            out = self._reader(node.out)
-            self._append(bind.step(node, read, out), [slot for _, slot in (*read, out)])
+            outs = [self._reader(out) for out in node.outs]
+            self._append(bind.step(node, read, outs), [slot for _, slot in (*read, *outs)])
 
     def _reader(self, value: Value) -> tuple[Tensor | None, int]:
         """For a native step: the tensor of a value if it is known now, and its place."""

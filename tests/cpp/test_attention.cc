@@ -170,6 +170,73 @@ void test_turned() {
   }
 }
 
+// Rows found by tables, operands that are codes, outputs that are codes, and terms left out give what
+// dense reals and all terms give.
+void test_tables() {
+  Random random;
+  for (const int bits : {2, 5, 8}) {
+    Problem p(3, 21, 37, 10, 5, bits, random);
+    p.per_row = bits != 5;
+    const int64_t size = p.batch * p.queries * p.values;
+    std::vector<float> dense(static_cast<size_t>(size)), turned(dense.size(), 7.0f);
+    bc_attention a = p.record(dense.data());
+    p.as_term.matrices.row = 0;  // the same for all queries, which the tables turn around
+    expect(bc_attend(&a, 1) == BC_OK, "dense attention runs");
+    std::vector<int32_t> q_rows, out_rows;
+    for (int64_t b = 0; b < p.batch; ++b) {
+      for (int64_t r = p.queries - 1; r >= 0; --r) {
+        q_rows.push_back(static_cast<int32_t>(r * p.depth));
+        out_rows.push_back(static_cast<int32_t>(r * p.values));
+      }
+    }
+    a.q.rows = q_rows.data(), a.out.rows = out_rows.data(), a.out.data = turned.data();
+    std::vector<uint8_t> k_codes(p.k.size()), wanted(dense.size()), codes(dense.size());
+    bc_encode(p.k.data(), {1, 1, static_cast<int64_t>(p.k.size())}, p.scales.data(),
+              p.offsets.data(), bits, k_codes.data(), 1);
+    a.k.data = k_codes.data(), a.k.codes = 1;
+    expect(bc_attend(&a, 2) == BC_OK && turned == dense, "tables and codes change no bit");
+    const float scale = 0.05f, offset = -0.8f;
+    a.out.data = codes.data(), a.out.scale = &scale, a.out.offset = &offset, a.out.bits = bits;
+    bc_encode(dense.data(), {1, 1, size}, &scale, &offset, bits, wanted.data(), 1);
+    expect(bc_attend(&a, 1) == BC_OK && codes == wanted, "codes out are those of the reals");
+  }
+}
+
+void test_terms_left_out() {
+  Random random;
+  Problem p(3, 20, 33, 6, 4, 4, random);
+  std::fill(p.term.begin(), p.term.end(), 0.0f);
+  std::vector<float> with(static_cast<size_t>(3 * 20 * 4)), without(with.size());
+  bc_attention a = p.record(with.data());
+  const uint8_t skip[3] = {1, 0, 1};
+  expect(bc_attend(&a, 1) == BC_OK, "attention with zeros runs");
+  p.as_term.skip = skip;
+  p.as_term.matrices.row = 1, p.as_term.matrices.column = p.queries;  // zeros lie alike either way
+  a.out.data = without.data();
+  expect(bc_attend(&a, 1) == BC_OK && with == without, "zeros may be left out");
+}
+
+void test_reach() {
+  Random random;
+  Problem p(2, 3, 4, 5, 6, 2, random);
+  std::vector<float> out(2 * 3 * 6);
+  bc_attention a = p.record(out.data());
+  int64_t reach[4];
+  expect(bc_attention_reach(&a, reach) == BC_OK && reach[0] == 30 && reach[1] == 40 &&
+             reach[2] == 48 && reach[3] == 36,
+         "dense matrices reach their end");
+  std::vector<int32_t> rows = {0, 5, 100, 0, 5, 10};
+  a.q.rows = rows.data();
+  expect(bc_attention_reach(&a, reach) == BC_OK && reach[0] == 105, "a table reaches its farthest");
+  rows[4] = -20;
+  expect(bc_attention_reach(&a, reach) == BC_BAD_SHAPE, "a place before the first element");
+  a.heads = 3;
+  expect(bc_attention_reach(&a, reach) == BC_BAD_SHAPE, "a table that does not fit the batch");
+  a.heads = 1, a.q.rows = nullptr, p.v_starts[1] = INT64_MIN;
+  expect(bc_attention_reach(&a, reach) == BC_BAD_SHAPE, "a start beyond all counting");
+  expect(bc_attention_reach(nullptr, reach) == BC_BAD_ARGUMENT, "no record to reach from");
+}
+
 void test_powers() {
   std::vector<float> x, out;
   for (int i = 0; i <= 1270; ++i) x.push_back(-0.1f * static_cast<float>(i));
@@ -228,10 +295,13 @@ void test_refusals() {
 
 int main() {
   test_refusals();
+  test_reach();
   for (const std::string& level : levels()) {
     bc_set_isa(level.c_str());
     test_powers();
     test_turned();
+    test_tables();
+    test_terms_left_out();
     test_against_loop(1);
     test_against_loop(3);
     std::printf("%-12s tested\n", level.c_str());

@@ -45,6 +45,8 @@ def stay_on_codes(graph: Graph) -> None:
             continue
         grids = [_wanted(user, seen, mine) for user, seen in readers]
         if any(grid is None for grid in grids):
+            if node.kind == "layer":
+                _beside_reals(graph, node, readers, mine)
             continue
         first = grids[0]
         assert first is not None
@@ -60,6 +62,30 @@ def stay_on_codes(graph: Graph) -> None:
         for user, _ in readers:
             user.target = user.target.but(codes_in=True)
         graph.note("codes kept between layers")
+
+
+def _beside_reals(graph: Graph, node: Node, readers: list[tuple[Node, Value]], mine: Rows) -> None:
+    """Some readers want reals, others would cut them: both are written in one pass.
+
+    What stands before the cut, a norm say, is done behind the layer instead.
+    """
+    cut = [(u, v, _wanted(u, v, mine, heads=True)) for u, v in readers]
+    takers = [(user, seen, grid) for user, seen, grid in cut if grid is not None]
+    if not takers or takers[0][0].target.module is None:
+        return
+    head, grid = takers[0][0].target.head, takers[0][2]
+    takers = [t for t in takers if t[0].target.head == head and t[2].same(grid)]
+    reals = node.out
+    codes = Value(reals.shape, reals.stride, 0, torch.uint8, node=node)
+    spec: LayerSpec = node.target
+    node.target = spec.but(tail=(*spec.tail, RowStep("store"), *head), codes_out=grid)
+    node.outs = [reals, codes]
+    for user, seen, _ in takers:
+        look = Value(seen.shape, seen.stride, 0, torch.uint8, root=codes)
+        user.args = (look, *user.args[1:])
+        user.target = user.target.but(head=(), codes_in=True)
+    graph.note("codes written beside reals")
+    graph.link()
 
 
 def _with_codes(
@@ -79,9 +105,15 @@ def _pictures(node: Node) -> bool:
     return node.kind == "layer" and bool(node.target.pictures)
 
 
-def _wanted(user: Node, seen: Value, mine: Rows) -> Grid | None:
-    """By what a reader would cut what it reads; None where it needs the reals."""
-    if user.kind != "layer" or user.target.module is None or user.target.head:
+def _wanted(user: Node, seen: Value, mine: Rows, *, heads: bool = False) -> Grid | None:
+    """By what a reader would cut what it reads; None where it needs the reals.
+
+    heads: whether it may do steps first that read nothing else.
+    """
+    if user.kind != "layer" or user.target.module is None or user.target.codes_in:
+        return None
+    head = user.target.head
+    if head and (not heads or any(step.operand > 0 for step in head)):
         return None
     if user.args[0] is not seen or any(v is seen for v in user.args[1:]):
         return None
