@@ -26,21 +26,21 @@ int64_t Folded::bytes(int64_t columns) {
 }
 
 int64_t CodeGrid::bytes(int64_t columns) {
-  return 4 * Scratch::bytes<float>(columns) + 2 * Scratch::bytes<float>(room_of(columns)) + 2 * Scratch::bytes<uint8_t>(columns);
+  return 4 * Scratch::bytes<float>(columns) + 4 * Scratch::bytes<float>(room_of(columns)) + 2 * Scratch::bytes<uint8_t>(columns);
 }
 
-CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* times,
+CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* step,
                    uint8_t* memory)
     : columns_(columns) {
   Parts parts(memory);
   for (float** part : {&scale_, &offset_, &factor_}) *part = parts.part<float>(columns);
   float* numbers = parts.part<float>(columns);
-  if (times != nullptr) {
-    times_ = numbers;
+  if (step != nullptr) {
+    times_ = numbers, leaks_ = step->kind == BC_LEAKY;
     for (int64_t i = 0; i < columns; ++i)
-      numbers[i] = times->data == nullptr ? times->value : times->data[i * times->column];
+      numbers[i] = step->data == nullptr ? step->value : step->data[i * step->column];
   }
-  for (float** part : {&product_, &row_}) *part = parts.part<float>(room_of(columns));
+  for (float** part : {&product_, &row_, &leak_, &leak_base_}) *part = parts.part<float>(room_of(columns));
   least_ = parts.part<uint8_t>(columns), top_ = parts.part<uint8_t>(columns);
   float highest = 0;
   double base = 0;
@@ -49,7 +49,8 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
     const int64_t g = sink.groups == 1 ? 0 : i;
     scale_[i] = sink.scale[g], offset_[i] = sink.offset[g], factor_[i] = 1.0f / scale_[i];
     normal = normal && scale_[i] > 0 && std::isnormal(scale_[i]) && std::isnormal(factor_[i]) &&
-             std::isfinite(offset_[i]) && std::isfinite(this->times(i));
+             std::isfinite(offset_[i]) && std::isfinite(times(i)) &&
+             (!leaks_ || (times_[i] > 0.0f && times_[i] <= 1.0f));
     top_[i] = static_cast<uint8_t>(sink.top[g]);
     least_[i] = floor ? std::min(code_of(0.0f, scale_[i], offset_[i]), top_[i]) : 0;
     highest = std::max(highest, sink.top[g]);
@@ -57,18 +58,26 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
   }
   const float tie = normal ? 0.5f - (highest + 1.0f) * 9.5367431640625e-7f : -1.0f;
   cutter_ = {scale_, offset_, factor_, least_, top_, tie};
-  const double more = times == nullptr ? 0.0 : 1.0;
-  fixed_error_ = (7.0 + more) * (static_cast<double>(highest) + 2.0) + (1.25 + 1.25 * more) * base + 2.0;
+  const double more = step == nullptr ? 0.0 : leaks_ ? 3.0 : 1.0;
+  fixed_error_ = (7.0 + more) * (static_cast<double>(highest) + 2.0) +
+                 1.25 * (1.0 + (leaks_ ? 4.0 : more)) * base + 2.0;
 }
 
 void CodeGrid::set(const Readout& r, bool spread) {
   spread_ = spread;
-  for (float* part : {product_, row_}) std::fill_n(part, room_of(columns_), 0.0f);
+  for (float* part : {product_, row_, leak_, leak_base_})
+    std::fill_n(part, room_of(columns_), 0.0f);
   most_row_ = 0;
   for (int64_t i = 0; i < columns_; ++i) {
     const double scale = static_cast<double>(scale_[i]);
     product_[at(i)] = static_cast<float>(r.product[i] * times(i) / scale);
     row_[at(i)] = static_cast<float>(r.row[i] * times(i) / scale);
+    if (leaks_) {
+      const double slope = static_cast<double>(times_[i]);
+      leak_[at(i)] = times_[i];
+      leak_base_[at(i)] =
+          static_cast<float>(-static_cast<double>(offset_[i]) / scale * (1.0 - slope));
+    }
     const double row = std::fabs(static_cast<double>(row_[at(i)]));
     most_row_ = row <= most_row_ ? most_row_ : row;  // a NaN stays
   }
@@ -112,7 +121,8 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
 CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const Folded& f) const {
   const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o, least_ + o, top_ + o, cutter_.tie};
   return {exact, cutter, product_ + o, row_ + o, f.constant + o, f.centre + o, f.row_centre, f.tie,
-          f.slope, spread_, times_ == nullptr ? nullptr : times_ + o};
+          f.slope, spread_, times_ == nullptr ? nullptr : times_ + o,
+          leaks_ ? leak_ + o : nullptr, leaks_ ? leak_base_ + o : nullptr};
 }
 
 }  // namespace bc

@@ -18,7 +18,9 @@
 // row, so that sums of any length at 8 bits are found in float32 too.
 //
 // Where y is multiplied by a number of its column first, p, r and the constants are as well, and one
-// more rounding errs by d (|U| + |offset| / scale).
+// more rounding errs by d (|U| + |offset| / scale). Where only y below 0 is, by a slope t in (0, 1],
+// the code is the larger of u and u t + b, b = -offset / scale (1 - t): the lines cross where y is 0.
+// That errs by d (3 |U| + 4 |offset| / scale) more, one rounding of z = y t and three of the line.
 #pragma once
 
 #include <cstdint>
@@ -45,9 +47,9 @@ class CodeGrid {
  public:
   static int64_t bytes(int64_t columns);
 
-  // Copies what it needs of a sink with grids to `memory`. floor: reals below 0 count as 0. times: a
-  // step by which reals are multiplied first, with a number for each column or one for all, or null.
-  CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* times, uint8_t* memory);
+  // Copies what it needs of a sink with grids to `memory`. floor: reals below 0 count as 0. step: a
+  // BC_MUL or BC_LEAKY that comes first, with a number for each column or one for all, or null.
+  CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* step, uint8_t* memory);
 
   const RowCutter& cutter() const { return cutter_; }
 
@@ -70,9 +72,12 @@ class CodeGrid {
 
   int64_t columns_;
   bool spread_ = false;
-  double times(int64_t i) const { return times_ == nullptr ? 1.0 : static_cast<double>(times_[i]); }
+  double times(int64_t i) const {
+    return times_ == nullptr || leaks_ ? 1.0 : static_cast<double>(times_[i]);
+  }
 
-  float *scale_, *offset_, *factor_, *product_, *row_, *times_ = nullptr;
+  bool leaks_ = false;
+  float *scale_, *offset_, *factor_, *product_, *row_, *leak_, *leak_base_, *times_ = nullptr;
   uint8_t *least_, *top_;
   RowCutter cutter_;
   double most_row_ = 0, fixed_error_ = 0;  // of r'; of what is the same for all places, in d

@@ -98,7 +98,9 @@ struct CodeReadout {
   int32_t row_centre;
   float tie, slope;
   bool spread = false;  // sums, product, row, constant and centre are in the order of place_of
-  const float* times = nullptr;  // by what the reals are multiplied before they are cut, if at all
+  // By what the reals are multiplied before they are cut, if at all: all of them, or those below 0.
+  // For the latter leak and leak_base are the other line of a code: max(u, u * leak + leak_base).
+  const float *times = nullptr, *leak = nullptr, *leak_base = nullptr;
 };
 
 // A row of a depthwise convolution from interleaved pixels: tap t of place p at x + offsets[t] + p *

@@ -11,23 +11,25 @@ Landing::Landing(const Kernels& k, const bc_run& run, int64_t out_h, int64_t out
       out_h_(out_h),
       out_w_(out_w),
       straight_(tail_.empty() && lies_as_rows()),
-      codes_straight_(codes() && (tail_.empty() || only_floor() || only_times() != nullptr)) {}
+      codes_straight_(codes() && (tail_.empty() || only_floor() || only_step() != nullptr)) {}
 
 // A floor of 0 is a floor of codes, the cut being monotone.
 bool Landing::only_floor() const {
   return tail_.count == 1 && tail_.steps[0].kind == BC_RELU;
 }
 
-// A number for each column is folded into the grid.
-const bc_step* Landing::only_times() const {
-  const bool times = tail_.count == 1 && tail_.steps[0].kind == BC_MUL;
-  return times && (tail_.steps[0].data == nullptr || tail_.steps[0].row == 0) ? tail_.steps : nullptr;
+// A number for each column is folded into the grid, for all reals or for those below 0.
+const bc_step* Landing::only_step() const {
+  if (tail_.count != 1) return nullptr;
+  const bc_step& s = tail_.steps[0];
+  const bool known = s.kind == BC_MUL || s.kind == BC_LEAKY;
+  return known && (s.data == nullptr || s.row == 0) ? &s : nullptr;
 }
 
 void Landing::prepare(const Readout& readout, uint8_t* memory, bool spread) {
   if (!codes()) return;
   grid_.emplace(sink_, tail_.channels, codes_straight_ && only_floor(),
-                codes_straight_ ? only_times() : nullptr, memory);
+                codes_straight_ ? only_step() : nullptr, memory);
   codes_straight_ = codes_straight_ && grid_->cutter().tie >= 0.0f;
   if (codes_straight_) {
     grid_->set(readout, spread);
@@ -60,7 +62,9 @@ void Landing::read(const Readout& readout, const Folded& folded, const Sums& s,
   if (codes.times != nullptr) {
     for (int64_t j = 0; j < s.count; ++j) {
       float* x = scratch + s.o + j * tail_.channels;
-      for (int64_t i = 0; i < s.filters; ++i) x[i] *= codes.times[i];
+      for (int64_t i = 0; i < s.filters; ++i) {
+        if (codes.leak == nullptr || x[i] < 0.0f) x[i] *= codes.times[i];
+      }
     }
   }
   k_.cut_rows(codes.cutter, s.count, s.filters, scratch + s.o, tail_.channels, out, sink_.pitch);

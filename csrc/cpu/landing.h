@@ -55,7 +55,7 @@ class Landing {
     return sink_.out != nullptr && sink_.scale == nullptr && !turned_ && shuffle_ == 1;
   }
   bool only_floor() const;
-  const bc_step* only_times() const;
+  const bc_step* only_step() const;
   float* reals() const { return static_cast<float*>(sink_.out); }
   uint8_t* bytes_of(int64_t pixel) const {
     return static_cast<uint8_t*>(sink_.out) + pixel * sink_.pitch;

@@ -52,7 +52,8 @@ inline void exact_codes(const CodeReadout& r, int64_t first, int64_t last,
     const int32_t sum = sums[r.spread ? place_of(i) : i];
     const double real = sum * e.product[i] + row_sum * e.row[i] + e.constant[i] + e.bias[i];
     const float read = static_cast<float>(real);
-    out[i] = exact_code(r.cutter, i, r.times == nullptr ? read : read * r.times[i]);
+    const bool kept = r.times == nullptr || (r.leak != nullptr && !(read < 0.0f));
+    out[i] = exact_code(r.cutter, i, kept ? read : read * r.times[i]);
   }
 }
 
@@ -86,8 +87,12 @@ inline void read_codes(const CodeReadout& r, int64_t rows, int64_t n, const int3
     Reals most{}, row = all(row_sum);
     for (int64_t i = 0; i < whole; i += kVector) {
       if (each) row = reals_of(load(of_row + i) - r.row_centre);
-      const Reals u = reals_of(load(sums + i) - load(r.centre + i)) * load(r.product + i) +
-                      (row * load(r.row + i) + load(r.constant + i));
+      Reals u = reals_of(load(sums + i) - load(r.centre + i)) * load(r.product + i) +
+                (row * load(r.row + i) + load(r.constant + i));
+      if (r.leak != nullptr) {
+        const Reals leaked = u * load(r.leak + i) + load(r.leak_base + i);
+        u = u > leaked ? u : leaked;
+      }
       nearest_codes(clamp_real(u, all(255.0f)), most, out + i);
     }
     if (beyond(most, tie_of_row(r, row_sum))) {

@@ -116,11 +116,12 @@ inline bool any_beyond(__m512 most, float tie) {
 }
 
 // Columns [at, at + n) of all rows, the last of them in the last of kVecs vectors.
-template <int kVecs, RowSums kRow, bool kSpread = false>
+template <int kVecs, RowSums kRow, bool kSpread, bool kLeak>
 inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, const int32_t* sums,
                      int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                      uint8_t* out, int64_t out_stride) {
   __m512 product[kVecs], row[kVecs], constant[kVecs];
+  __m512 leak[kVecs] = {}, leak_base[kVecs] = {};
   __m512i centre[kVecs];
   __mmask16 inside[kVecs];
   for (int v = 0; v < kVecs; ++v) {
@@ -129,6 +130,9 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
     constant[v] = _mm512_maskz_loadu_ps(inside[v], r.constant + at + 16 * v);
     row[v] = _mm512_maskz_loadu_ps(inside[v], r.row + at + 16 * v);
     centre[v] = _mm512_maskz_loadu_epi32(inside[v], r.centre + at + 16 * v);
+    if (!kLeak) continue;
+    leak[v] = _mm512_maskz_loadu_ps(inside[v], r.leak + at + 16 * v);
+    leak_base[v] = _mm512_maskz_loadu_ps(inside[v], r.leak_base + at + 16 * v);
   }
   const __mmask64 places = first_64(n);
   const __m512i low = _mm512_maskz_loadu_epi8(places, r.cutter.least + at);
@@ -153,6 +157,7 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
       }
       const __m512i apart = _mm512_sub_epi32(load(from), centre[v]);
       u[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(apart), product[v], base);
+      if (kLeak) u[v] = _mm512_max_ps(_mm512_fmadd_ps(u[v], leak[v], leak_base[v]), u[v]);
     }
     uint8_t* to = out + j * out_stride;
     _mm512_mask_storeu_epi8(to + at, places, nearest_64<kVecs, kSpread>(u, low, top, most));
@@ -161,19 +166,29 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
   }
 }
 
-template <RowSums kRow>
+template <RowSums kRow, bool kLeak>
 inline void codes_of_rows(const CodeReadout& r, int64_t rows, int64_t n, const int32_t* sums,
                           int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                           uint8_t* out, int64_t out_stride) {
   for (int64_t i = 0; i < n; i += 64) {
     const int64_t rest = n - i < 64 ? n - i : 64;
-    const auto block = r.spread    ? codes_64<4, kRow, true>
-                       : rest > 48 ? codes_64<4, kRow>
-                       : rest > 32 ? codes_64<3, kRow>
-                       : rest > 16 ? codes_64<2, kRow>
-                                   : codes_64<1, kRow>;
+    const auto block = r.spread    ? codes_64<4, kRow, true, kLeak>
+                       : rest > 48 ? codes_64<4, kRow, false, kLeak>
+                       : rest > 32 ? codes_64<3, kRow, false, kLeak>
+                       : rest > 16 ? codes_64<2, kRow, false, kLeak>
+                                   : codes_64<1, kRow, false, kLeak>;
     block(r, i, rest, rows, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
   }
+}
+
+template <bool kLeak>
+inline void codes_of_sums(const CodeReadout& r, int64_t rows, int64_t n, const int32_t* sums,
+                          int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                          uint8_t* out, int64_t out_stride) {
+  const auto read = !r.exact.has_row ? codes_of_rows<RowSums::none, kLeak>
+                    : r.exact.each   ? codes_of_rows<RowSums::each, kLeak>
+                                     : codes_of_rows<RowSums::one, kLeak>;
+  read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
 inline void read_codes_512(const CodeReadout& r, int64_t rows, int64_t n, const int32_t* sums,
@@ -185,9 +200,7 @@ inline void read_codes_512(const CodeReadout& r, int64_t rows, int64_t n, const 
                   out + j * out_stride);
     return;
   }
-  const auto read = !r.exact.has_row ? codes_of_rows<RowSums::none>
-                    : r.exact.each   ? codes_of_rows<RowSums::each>
-                                     : codes_of_rows<RowSums::one>;
+  const auto read = r.leak != nullptr ? codes_of_sums<true> : codes_of_sums<false>;
   read(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
 }
 
