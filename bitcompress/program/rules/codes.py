@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bitcompress.packed import ops
 from bitcompress.packed.gathered import Gathered, OutGrid, Places
-from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.ir import Graph, Node, Rows, Value, rows_of
 from bitcompress.program.moves import uses
-from bitcompress.program.rules.steps import in_axis
+from bitcompress.program.rules.steps import in_axis, out_axis
 from bitcompress.program.spec import Grid, LayerSpec, RowStep
 
 
@@ -40,7 +40,7 @@ def stay_on_codes(graph: Graph) -> None:
         if all(user.kind == "attention" for user, _ in readers):
             _for_attention(graph, node, [user for user, _ in readers])
             continue
-        mine = rows_of(node.out, channel_axis(node.out, _pictures(node)))
+        mine = rows_of(node.out, out_axis(node) if node.kind == "layer" else None)
         if mine is None:
             continue
         grids = [_wanted(user, seen, mine) for user, seen in readers]
@@ -101,10 +101,6 @@ def _with_codes(
     return replace(spec, out_grid=out, _bound={})
 
 
-def _pictures(node: Node) -> bool:
-    return node.kind == "layer" and bool(node.target.pictures)
-
-
 def _wanted(user: Node, seen: Value, mine: Rows, *, heads: bool = False) -> Grid | None:
     """By what a reader would cut what it reads; None where it needs the reals.
 
@@ -131,7 +127,7 @@ def _for_attention(graph: Graph, node: Node, users: list[Node]) -> None:
     spec: Gathered = user.target
     if any(value.owner is not node.out.owner for value in user.args):
         return
-    rows = rows_of(node.out)
+    rows = rows_of(node.out, out_axis(node))
     if rows is None:
         return
     channels, heads = rows.channels, len(spec.q.starts) // len(spec.q.rows)
