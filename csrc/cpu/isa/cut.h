@@ -6,6 +6,8 @@
 // code is not clamped anyway |u| is at most top + 1, so 16 d (top + 1) is more than enough.
 #pragma once
 
+#include <cstring>
+
 #include "softmax.h"
 
 namespace bc {
@@ -64,6 +66,24 @@ inline void turn_narrow(const float* x, int64_t columns, int64_t x_stride, bool 
   }
 }
 
+// n numbers, fewer than 16.
+inline void copy_few(const float* x, int64_t n, float* out) {
+  for (int64_t part = 8; part > 0; part /= 2) {
+    if ((n & part) == 0) continue;
+    std::memcpy(out, x, static_cast<size_t>(part) * sizeof(float));
+    x += part, out += part;
+  }
+}
+
+// 16 columns of fewer than 16 rows.
+inline void turn_flat(const float* x, int64_t rows, int64_t x_stride, float* out,
+                      int64_t out_stride) {
+  alignas(64) float block[256] = {}, turned[256];
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(block + i * 16, x + i * x_stride, 64);
+  turn_block(block, 16, turned, 16);
+  for (int64_t j = 0; j < 16; ++j) copy_few(turned + j * 16, rows, out + j * out_stride);
+}
+
 // out[c][r] = x[r][c], blocks of 16 x 16 at a time; the last ones reach back over those before, so
 // that none is smaller.
 inline void turn(const float* x, int64_t rows, int64_t columns, int64_t x_stride, float* out,
@@ -83,6 +103,10 @@ inline void turn(const float* x, int64_t rows, int64_t columns, int64_t x_stride
       if (height == 16) {
         const bool wide = x_stride >= width && (rows - 1 - r - 15) * x_stride >= 16 - width;
         turn_narrow(from, width, x_stride, wide, to, out_stride);
+        continue;
+      }
+      if (width == 16) {
+        turn_flat(from, height, x_stride, to, out_stride);
         continue;
       }
       for (int64_t j = 0; j < width; ++j) {
