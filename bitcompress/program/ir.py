@@ -8,13 +8,12 @@ which views there were.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 
 @dataclass(eq=False, repr=False)
@@ -64,14 +63,25 @@ class Node:
 
     def inputs(self) -> Iterator[Value]:
         """The values it reads, each as often as it reads it."""
-        for leaf in tree_flatten((self.args, self.kwargs))[0]:
-            if isinstance(leaf, Value):
-                yield leaf
+        yield from _values(self.args)
+        if self.kwargs:
+            yield from _values(self.kwargs.values())
 
     @property
     def out(self) -> Value:
         """Its only output."""
         return self.outs[0]
+
+
+def _values(parts: Iterable[Any]) -> Iterator[Value]:
+    """The values among arguments, in lists and dicts too; rules ask for them very often."""
+    for part in parts:
+        if isinstance(part, Value):
+            yield part
+        elif isinstance(part, tuple | list):
+            yield from _values(part)
+        elif isinstance(part, dict):
+            yield from _values(part.values())
 
 
 @dataclass(frozen=True)
