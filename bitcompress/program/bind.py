@@ -138,13 +138,48 @@ def _pictures(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def _relayout(node: Node) -> Make:
+    kernels = native.kernels()
+    assert kernels is not None
+
     def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        turned = _as_turn(read[0], outs[0])
+
         def run(threads: int) -> None:
-            outs[0].copy_(read[0])
+            if turned is None:
+                outs[0].copy_(read[0])
+            else:
+                kernels.turn(*turned, threads)
 
         return run
 
     return make
+
+
+def _as_turn(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor] | None:
+    """x and out as matrices (count, R, C) and (count, C, R), where a copy only turns them."""
+    if x.dtype != torch.float32 or out.dtype != torch.float32:
+        return None
+    axes = zip(x.shape, x.stride(), out.stride(), strict=True)
+    merged: list[tuple[int, int, int]] = []
+    for size, mine, theirs in sorted((a for a in axes if a[0] > 1), key=lambda a: (-a[2], -a[1])):
+        if merged and merged[-1][1:] == (mine * size, theirs * size):
+            merged[-1] = (merged[-1][0] * size, mine, theirs)
+        else:
+            merged.append((size, mine, theirs))
+    columns = next((axis for axis in merged if axis[1] == 1), None)
+    rows = next((axis for axis in merged if axis[2] == 1), None)
+    if columns is None or rows is None or columns is rows or len(merged) > 3:
+        return None
+    if rows[1] < columns[0] or columns[2] < rows[0]:
+        return None
+    rest = [axis for axis in merged if axis is not columns and axis is not rows]
+    count, next_, out_next = rest[0] if rest else (1, 0, 0)
+    return (
+        x.as_strided((count, rows[0], columns[0]), (next_, rows[1], 1), x.storage_offset()),
+        out.as_strided(
+            (count, columns[0], rows[0]), (out_next, columns[2], 1), out.storage_offset()
+        ),
+    )
 
 
 def _attention(node: Node) -> Make:

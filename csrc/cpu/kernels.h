@@ -207,7 +207,7 @@ struct Kernels {
 
   // Whole layers; isa/cut.h. Element i is cut with parameter i % period.
   void (*cut)(const float* x, int64_t n, const Cutter& cutter, uint8_t* out);
-  // out[c][r] = x[r][c]
+  // out[c][r] = x[r][c]; out and x do not overlap
   void (*turn)(const float* x, int64_t rows, int64_t columns, int64_t x_stride, float* out,
                int64_t out_stride);
   // read_row for several rows; row r has the sum row_sums[r * row_sums_stride].

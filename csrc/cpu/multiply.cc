@@ -24,14 +24,14 @@ class Multiply {
         out_(out),
         stride_(rounded(p.k, k_.step) * k_.code_bytes),
         block_(std::clamp<int64_t>((int64_t{1} << 14) / p.n / 24 * 24, 24, 240)),
-        turned_(p.b.row == 1 && p.b.column != 1 && p.n > 1) {}
+        turned_(turns(p)) {}
 
   int64_t scratch_bytes() const {
     const int64_t codes = Scratch::bytes<uint8_t>(p_.m * p_.k), n = p_.n;
     return codes + Scratch::bytes<uint8_t>(p_.m * stride_ + kPad) +
            2 * Scratch::bytes<uint8_t>(n * p_.k) + panel_bytes() +
            Scratch::bytes<int32_t>(std::min(block_, p_.m) * n) + Scratch::bytes<int32_t>(p_.m) +
-           Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(std::max(p_.k, n)) +
+           Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(reals()) +
            4 * Scratch::bytes<double>(n) + 2 * Scratch::bytes<float>(p_.m);
   }
 
@@ -53,7 +53,7 @@ class Multiply {
     t.sums = s.part<int32_t>(std::min(block_, p_.m) * n);
     t.row_sums = s.part<int32_t>(p_.m);
     t.column_sums = s.part<int32_t>(n);
-    t.reals = s.part<float>(std::max(p_.k, n));
+    t.reals = s.part<float>(reals());
     t.gains = s.part<float>(p_.m);
     t.totals = s.part<float>(p_.m);
     for (double** part : {&t.product, &t.row, &t.constant, &t.bias}) *part = s.part<double>(n);
@@ -91,6 +91,15 @@ class Multiply {
   }
 
  private:
+  // Whether the right operand is cut as [k][n]: where its rows lie so, or are short and many.
+  static bool turns(const bc_product& p) {
+    if (p.n == 1) return false;
+    return p.b.row == 1 && p.b.column != 1 ? p.n >= 32 || p.k < 32 : p.k < 32 && p.n >= 64;
+  }
+  int64_t reals() const {
+    const int64_t right = turned_ ? Codes::room(p_.k, p_.n) : Codes::room(p_.n, p_.k);
+    return std::max(Codes::room(p_.m, p_.k), right);
+  }
   int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 64; }
 
   // Rows of k by columns to a panel of bytes, four rows to a word: blocks of 64 columns.
@@ -114,7 +123,7 @@ class Multiply {
     const int64_t n = p_.n;
     const bool shifted = k_.code_bytes == 1 && p_.b_grid.bits == 8;
     if (turned_) {
-      const bc_matrices m{p_.b.data, p_.b.starts, p_.b.column, 1};
+      const bc_matrices m{p_.b.data, p_.b.starts, p_.b.column, p_.b.row};
       Codes(m, p_.k, n, p_.b_grid).cut(k_, batch, t.reals, t.b_turned);
       if (k_.interleave != nullptr && k_.codes->step == 4) {
         pack_turned(t, shifted);

@@ -1,6 +1,7 @@
 // Operands of products of activations: matrices of any strides, cut into codes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -28,7 +29,12 @@ class Codes {
   float scale(int64_t b) const { return grid_.scale[b]; }
   float offset(int64_t b) const { return grid_.offset[b]; }
 
-  // Dense codes [rows][columns]; `reals` has room for a row.
+  // Reals of a call of cut.
+  static int64_t room(int64_t rows, int64_t columns) {
+    return std::max(columns, std::min(rows, kBlock) * kBlock);
+  }
+
+  // Dense codes [rows][columns]; `reals` has room() reals.
   void cut(const Kernels& k, int64_t b, float* reals, uint8_t* out) const {
     const float* from = m_.data + m_.starts[b];
     const float s = scale(b), o = offset(b), top = top_code(grid_.bits);
@@ -36,6 +42,7 @@ class Codes {
       k.encode_row(from, rows_ * columns_, s, o, top, out);
       return;
     }
+    if (m_.row == 1 && rows_ > 1 && m_.column >= rows_) return cut_columns(k, b, reals, out);
     for (int64_t r = 0; r < rows_; ++r, from += m_.row, out += columns_) {
       if (m_.column == 1) {
         k.encode_row(from, columns_, s, o, top, out);
@@ -61,20 +68,25 @@ class Codes {
     }
   }
 
-  // The same, turned: [columns][rows].
-  void cut_turned(const Kernels& k, int64_t b, float* reals, uint8_t* scratch, uint8_t* out) const {
-    if (m_.row == 1) {
-      const bc_matrices turned{m_.data, m_.starts, m_.column, 1};
-      Codes(turned, columns_, rows_, grid_).cut(k, b, reals, out);
-      return;
-    }
-    cut(k, b, reals, scratch);
-    for (int64_t r = 0; r < rows_; ++r) {
-      for (int64_t c = 0; c < columns_; ++c) out[c * rows_ + r] = scratch[r * columns_ + c];
+ private:
+  static constexpr int64_t kBlock = 64;
+
+  // Columns lie dense in memory: blocks of them are turned and then cut.
+  void cut_columns(const Kernels& k, int64_t b, float* reals, uint8_t* out) const {
+    const float* from = m_.data + m_.starts[b];
+    const float s = scale(b), o = offset(b), top = top_code(grid_.bits);
+    for (int64_t row = 0; row < rows_; row += kBlock) {
+      const int64_t rows = std::min(kBlock, rows_ - row);
+      for (int64_t column = 0; column < columns_; column += kBlock) {
+        const int64_t columns = std::min(kBlock, columns_ - column);
+        k.turn(from + column * m_.column + row, columns, rows, m_.column, reals, columns);
+        uint8_t* to = out + row * columns_ + column;
+        for (int64_t r = 0; r < rows; ++r)
+          k.encode_row(reals + r * columns, columns, s, o, top, to + r * columns_);
+      }
     }
   }
 
- private:
   bc_matrices m_;
   int64_t rows_, columns_;
   bc_operand_grid grid_;

@@ -73,6 +73,19 @@ void unit(const In& x, bool by_column, float least, const Out& out, int threads)
   });
 }
 
+void turn(const In& x, const Out& out, int threads) {
+  check_matrices(x, "x");
+  check_matrices(out, "out");
+  const std::vector<int64_t> s = shape_of(x);
+  check_shape(out, "out", {s[0], s[2], s[1]});
+  const float* from = static_cast<const float*>(x.data());
+  float* to = static_cast<float*>(out.data());
+  call("turn", [&] {
+    return bc_turn(from, s[0], s[1], s[2], distance(x, 0, 0), distance(x, 1, s[2]), to,
+                   distance(out, 0, 0), distance(out, 1, s[1]), threads);
+  });
+}
+
 void softmax_codes(const In& x, float scale, float offset, int bits, const Out& out, int threads) {
   const float* reals = read_any<float>(x, "x", 2);
   const std::vector<int64_t> s = shape_of(x);
@@ -96,6 +109,9 @@ void bind_reals(nb::module_& m) {
   m.def("unit", &unit, "x"_a, "by_column"_a, "least"_a, "out"_a, "threads"_a = 1,
         "Rows or columns of f32[count, rows, columns] divided by their length, at least `least`; "
         "columns lie side by side, all else at any distance.");
+  m.def("turn", &turn, "x"_a, "out"_a, "threads"_a = 1,
+        "f32[count, rows, columns] to out f32[count, columns, rows]: rows become columns; rows are "
+        "dense, at any distance. x and out do not overlap.");
   m.def("softmax_codes", &softmax_codes, "x"_a, "scale"_a, "offset"_a, "bits"_a, "out"_a,
         "threads"_a = 1, "Codes u8 of the softmax of each row of f32[rows, n].");
   m.def("silu", &silu, "x"_a, "out"_a, "threads"_a = 1, "x times its sigmoid. out may be x.");

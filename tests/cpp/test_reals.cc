@@ -155,6 +155,19 @@ void test_refusals() {
   expect(unit(x, 1, 2, 4, 8, 4, nullptr, 1) == BC_BAD_ARGUMENT, "unit: no out");
   expect(unit(x, 1, 2, 4, 8, 4, out, 0) == BC_BAD_ARGUMENT, "unit: no thread");
   expect(unit(nullptr, 1, 0, 4, 8, 4, nullptr, 1) == BC_OK, "unit of nothing");
+  const auto turn = [&](const float* from, int64_t count, int64_t rows, int64_t columns,
+                        int64_t next, int64_t pitch, float* to, int64_t out_pitch, int threads) {
+    return bc_turn(from, count, rows, columns, next, pitch, to, 8, out_pitch, threads);
+  };
+  expect(turn(x, 1, -2, 4, 8, 4, out, 2, 1) == BC_BAD_SHAPE, "turn: negative");
+  expect(turn(x, 1, 2, 4, 8, 3, out, 2, 1) == BC_BAD_SHAPE, "turn: rows overlap");
+  expect(turn(x, 1, 2, 4, 8, 4, out, 1, 1) == BC_BAD_SHAPE, "turn: rows of out overlap");
+  expect(turn(x, 1, 2, 4, -8, 4, out, 2, 1) == BC_BAD_SHAPE, "turn: matrices run backwards");
+  expect(turn(x, most, 2, 4, most, 4, out, 2, 1) == BC_BAD_SHAPE, "turn: too large");
+  expect(turn(nullptr, 1, 2, 4, 8, 4, out, 2, 1) == BC_BAD_ARGUMENT, "turn: no x");
+  expect(turn(x, 1, 2, 4, 8, 4, nullptr, 2, 1) == BC_BAD_ARGUMENT, "turn: no out");
+  expect(turn(x, 1, 2, 4, 8, 4, out, 2, 0) == BC_BAD_ARGUMENT, "turn: no thread");
+  expect(turn(nullptr, 1, 2, 0, 8, 4, nullptr, 2, 1) == BC_OK, "turn of nothing");
   uint8_t codes[8] = {7};
   const auto softmax = [&](const float* from, int64_t rows, int64_t n, int bits, uint8_t* to) {
     return bc_softmax_codes(from, rows, n, 0.1f, 0.0f, bits, to, 1);

@@ -6,6 +6,8 @@
 // code is not clamped anyway |u| is at most top + 1, so 16 d (top + 1) is more than enough.
 #pragma once
 
+#include <cstring>
+
 #include "softmax.h"
 
 namespace bc {
@@ -48,17 +50,63 @@ inline void cut(const float* x, int64_t n, const Cutter& c, uint8_t* out) {
   }
 }
 
-// out[c][r] = x[r][c], blocks of 16 x 16 at a time.
+// 16 rows of fewer than 16 columns. wide: x may be read to the 16th.
+inline void turn_narrow(const float* x, int64_t columns, int64_t x_stride, bool wide, float* out,
+                        int64_t out_stride) {
+  if (!wide) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t i = 0; i < 16; ++i) out[j * out_stride + i] = x[i * x_stride + j];
+    }
+    return;
+  }
+  alignas(64) float turned[256];
+  turn_block(x, x_stride, turned, 16);
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < 16; ++i) out[j * out_stride + i] = turned[j * 16 + i];
+  }
+}
+
+// n numbers, fewer than 16.
+inline void copy_few(const float* x, int64_t n, float* out) {
+  for (int64_t part = 8; part > 0; part /= 2) {
+    if ((n & part) == 0) continue;
+    std::memcpy(out, x, static_cast<size_t>(part) * sizeof(float));
+    x += part, out += part;
+  }
+}
+
+// 16 columns of fewer than 16 rows.
+inline void turn_flat(const float* x, int64_t rows, int64_t x_stride, float* out,
+                      int64_t out_stride) {
+  alignas(64) float block[256] = {}, turned[256];
+  for (int64_t i = 0; i < rows; ++i) std::memcpy(block + i * 16, x + i * x_stride, 64);
+  turn_block(block, 16, turned, 16);
+  for (int64_t j = 0; j < 16; ++j) copy_few(turned + j * 16, rows, out + j * out_stride);
+}
+
+// out[c][r] = x[r][c], blocks of 16 x 16 at a time; the last ones reach back over those before, so
+// that none is smaller.
 inline void turn(const float* x, int64_t rows, int64_t columns, int64_t x_stride, float* out,
                  int64_t out_stride) {
-  for (int64_t r = 0; r < rows; r += 16) {
-    const int64_t height = rows - r < 16 ? rows - r : 16;
-    for (int64_t c = 0; c < columns; c += 16) {
-      const int64_t width = columns - c < 16 ? columns - c : 16;
+  for (int64_t row = 0; row < rows; row += 16) {
+    const int64_t height = rows < 16 ? rows : 16;
+    const int64_t r = rows - row < height ? rows - height : row;
+    for (int64_t column = 0; column < columns; column += 16) {
+      const int64_t width = columns < 16 ? columns : 16;
+      const int64_t c = columns - column < width ? columns - width : column;
       const float* from = x + r * x_stride + c;
       float* to = out + c * out_stride + r;
       if (height == 16 && width == 16) {
         turn_block(from, x_stride, to, out_stride);
+        continue;
+      }
+      if (height == 16) {
+        const bool wide = x_stride >= width && (rows - 1 - r - 15) * x_stride >= 16 - width;
+        turn_narrow(from, width, x_stride, wide, to, out_stride);
+        continue;
+      }
+      if (width == 16) {
+        turn_flat(from, height, x_stride, to, out_stride);
         continue;
       }
       for (int64_t j = 0; j < width; ++j) {

@@ -384,6 +384,12 @@ bc_status bc_unit(const float* x, int64_t count, int64_t rows, int64_t columns, 
                   int64_t pitch, int by_column, float least, float* out, int64_t out_next,
                   int64_t out_pitch, int threads);
 
+/* `count` matrices turned: out[b][c][r] = x[b][r][c]. Matrices of x [rows][columns] lie x_next
+ * elements apart, their rows x_pitch, at least `columns`; those of out [columns][rows] likewise.
+ * x and out do not overlap. */
+bc_status bc_turn(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
+                  int64_t x_pitch, float* out, int64_t out_next, int64_t out_pitch, int threads);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
