@@ -60,7 +60,7 @@ test-valgrind: test-cpp
 	  for program in build/cpp/test_*; do \
 	    echo "==> $$program at level $$level" && BITCOMPRESS_ISA=$$level $(VALGRIND) $$program || exit 1; \
 	  done; \
-	done
+	done && $(VALGRIND) build/cpp/fuzz_shapes -runs=2000
 
 # The NEON level under qemu, once with dot products and once without.
 test-neon: $(TOOLS)

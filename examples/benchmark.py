@@ -3,7 +3,7 @@
     python examples/benchmark.py row --model dat-x2 --recipe default --bits 2 \
         --checkpoint DAT_light_x2.pth --data PHOTOS --set Set5 --set Set14
     python examples/benchmark.py speed --model dat-light-x2 --checkpoint DAT_light_x2.pth --bits 2
-    python examples/benchmark.py random swinir-light-x2 swinir.pth     # a network without weights at hand
+    python examples/benchmark.py random swinir-light-x2 swinir.pth  # seeded, untrained
     python examples/benchmark.py table      # docs/results/*.json -> tables of docs/benchmarks.md
 
 A row keeps the command's arguments, machine, seed and seconds. Pictures that calibrate are never

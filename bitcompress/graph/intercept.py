@@ -77,7 +77,7 @@ class Rewritten(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original computes, on the replaced layers."""
-        if self.programs is not None:
+        if self.programs is not None and not torch.compiler.is_compiling():
             return self.programs.run(self.run_net, args, kwargs)
         return self.run_net(*args, **kwargs)
 

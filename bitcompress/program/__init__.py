@@ -8,10 +8,9 @@ is run instead (execute.py), after it has given the same bits as the forward on 
 from __future__ import annotations
 
 from bitcompress.graph.intercept import Rewritten
-from bitcompress.graph.scope import foreign_hooks
 from bitcompress.program.cache import Programs
 
 
 def use_programs(model: Rewritten) -> None:
     """Let a packed model run from programs where it can."""
-    model.programs = Programs(model, foreign_hooks)
+    model.programs = Programs(model)

@@ -16,8 +16,8 @@ from bitcompress import native
 from bitcompress.packed import ops, steps
 from bitcompress.packed.gathered import Gathered
 from bitcompress.packed.layer import native_layer
-from bitcompress.program.ir import Node, channel_axis
-from bitcompress.program.rules.steps import in_axis
+from bitcompress.program.ir import Node
+from bitcompress.program.rules.steps import in_axis, out_axis
 from bitcompress.program.spec import LayerSpec, RowStep
 
 Slot = tuple[Tensor | None, int]
@@ -89,7 +89,7 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | No
 
 def _layer(node: Node) -> Make:
     spec: LayerSpec = node.target
-    x_axis, out_axis = in_axis(node), channel_axis(node.out, spec.pictures)
+    x_axis, to_axis = in_axis(node), out_axis(node)
     grid = spec.codes_out
     parts = None if grid is None else (grid.scale, grid.offset, grid.top)
     kernels = native.kernels()
@@ -97,9 +97,9 @@ def _layer(node: Node) -> Make:
     if spec.module is None:
 
         def rows(read: list[Tensor], outs: list[Tensor]) -> Run:
-            kept = _rows(outs[0], out_axis)
+            kept = _rows(outs[0], to_axis)
             chain = _chain((*spec.head, *spec.tail), read, kept)
-            to = _rows(outs[-1], out_axis)
+            to = _rows(outs[-1], to_axis)
             return kernels.Rows(chain, _rows(read[0], x_axis), to, parts)  # type: ignore[no-any-return]
 
         return rows
@@ -108,8 +108,8 @@ def _layer(node: Node) -> Make:
     held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
 
     def layer(read: list[Tensor], outs: list[Tensor]) -> Run:
-        x, to = _rows(read[0], x_axis), _rows(outs[-1], out_axis)
-        kept = _rows(outs[0], out_axis)
+        x, to = _rows(read[0], x_axis), _rows(outs[-1], to_axis)
+        kept = _rows(outs[0], to_axis)
         if spec.pictures:
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))

@@ -23,7 +23,7 @@ from bitcompress.program import bind
 from bitcompress.program.ir import Graph, Node, Value
 from bitcompress.program.moves import is_view
 from bitcompress.program.place import arena
-from bitcompress.program.rules.layout import FOLLOW
+from bitcompress.program.rules.layout import ALIKE, FOLLOW
 
 Table = list[Any]
 Step = Callable[[Table], None]
@@ -92,7 +92,7 @@ class Program:
             self.slots[key] = len(self.table)
             held = self.static(value)
             self.table.append(held)
-            if held is None and value.root is not None and not is_view(value.node):
+            if held is None and value.root is not None and value.node is None:
                 self._look(value)
         return self.slots[key]
 
@@ -166,7 +166,8 @@ class Program:
                     made = torch.empty_strided(shape_, stride, dtype=made.dtype).copy_(made)
                 table[outs[0]] = made
                 return
-            for slot, x in zip(outs, tree_flatten(made)[0], strict=True):
+            tensors = [x for x in tree_flatten(made)[0] if isinstance(x, Tensor)]
+            for slot, x in zip(outs, tensors, strict=True):
                 table[slot] = x
 
         self._append(step, (*(slot for _, slot in refs), *outs))
@@ -186,7 +187,7 @@ class Program:
         """The place of a value in the layout it had when it was recorded."""
         slot = self._slot(value)
         looks = is_view(node) and node.outs[0].taped is not None
-        if value.taped is None or node.target in FOLLOW or looks:
+        if value.taped is None or node.target in FOLLOW or node.kind in ALIKE or looks:
             return slot
         return self._turned(value, slot)
 

@@ -41,7 +41,7 @@ class RowStep:
 
     operand: the place of its tensor among the arguments of the node, -1 for none; `gain` and
     `shift` are those of a norm; `value` a scalar, a slope or an eps. reach: "whole" for an operand
-    of a number for each, "channel" for a vector.
+    of a number for each, "channel" for a vector, "row" for one number a row.
     """
 
     kind: str
@@ -56,12 +56,13 @@ class RowStep:
 class LayerSpec:
     """A packed layer with what was fused to it. module None: the steps alone.
 
-    Its arguments are x and the operands of steps.
+    Its arguments are x and the operands of steps. x_axis: where the channels of x are.
     """
 
     module: nn.Module | None
+    x_axis: int
     pictures: bool = False
-    """Whether the channels of x and of the output are axis 1."""
+    """Whether it is a convolution, of pictures (N, C, H, W)."""
     head: tuple[RowStep, ...] = ()
     tail: tuple[RowStep, ...] = ()
     codes_in: bool = False

@@ -49,8 +49,9 @@ class Lines {
     for (int i = 0; i < threads; ++i) reader_.prepare(slot(slots + i * each_slot).constants);
     each_task(plan_, threads, [&](int64_t image, int64_t first, int64_t rows, int number) {
       const Slot s = slot(slots + number * each_slot);
-      for (int64_t i = 0; i < lines_for(c_, rows); ++i)
-        load(image, first * c_.stride_h - c_.pad_h + i, i, s);
+      const int64_t lines = lines_for(c_, rows);
+      for (int64_t i = 0; i < lines; ++i) load(image, first * c_.stride_h - c_.pad_h + i, i, s);
+      clear_pad(s.lines + lines * line_);
       for (int64_t r = 0; r < rows; ++r) row(image, first + r, r, s);
     });
   }

@@ -116,10 +116,12 @@ class Rows {
       left = static_cast<const uint8_t*>(r_.x) + first * r_.pitch, stride = r_.pitch;
     } else {
       left = codes_of(first, count, s.codes, s.reals);
+      if (left == s.codes) clear_pad(s.codes + count * c_.channels);
     }
     if (own_sums_) k_.sum_rows(left, count, c_.channels, s.row_sums);
     if (!in_place_) {
       l_.form.load(left, count, c_.channels, s.form);
+      clear_pad(s.form + count * pixel_);
       left = s.form;
     }
     const Panel& panel = l_.panels[0];

@@ -29,7 +29,7 @@ class Multiply {
   int64_t scratch_bytes() const {
     const int64_t codes = Scratch::bytes<uint8_t>(p_.m * p_.k), n = p_.n;
     return codes + Scratch::bytes<uint8_t>(p_.m * stride_ + kPad) +
-           2 * Scratch::bytes<uint8_t>(n * p_.k) + panel_bytes() +
+           2 * Scratch::bytes<uint8_t>(n * p_.k + kPad) + panel_bytes() +
            Scratch::bytes<int32_t>(std::min(block_, p_.m) * n) + Scratch::bytes<int32_t>(p_.m) +
            Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(reals()) +
            4 * Scratch::bytes<double>(n) + 2 * Scratch::bytes<float>(p_.m);
@@ -47,8 +47,8 @@ class Multiply {
     Slot t{};
     t.a = s.part<uint8_t>(p_.m * p_.k);
     t.a_rows = s.part<uint8_t>(p_.m * stride_ + kPad);
-    t.b = s.part<uint8_t>(n * p_.k);
-    t.b_turned = s.part<uint8_t>(n * p_.k);
+    t.b = s.part<uint8_t>(n * p_.k + kPad);
+    t.b_turned = s.part<uint8_t>(n * p_.k + kPad);
     t.panel = s.part<uint8_t>(panel_bytes());
     t.sums = s.part<int32_t>(std::min(block_, p_.m) * n);
     t.row_sums = s.part<int32_t>(p_.m);
@@ -100,7 +100,8 @@ class Multiply {
     const int64_t right = turned_ ? Codes::room(p_.k, p_.n) : Codes::room(p_.n, p_.k);
     return std::max(Codes::room(p_.m, p_.k), right);
   }
-  int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 64; }
+  // With room for what `interleave` writes beyond the last columns: up to 64 words for 16.
+  int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 256; }
 
   // Rows of k by columns to a panel of bytes, four rows to a word: blocks of 64 columns.
   void pack_turned(const Slot& t, bool shifted) const {

@@ -11,6 +11,9 @@ namespace bc {
 
 constexpr int64_t kPad = 64;  // readable bytes behind left codes, for kernels that read whole steps
 
+// What stands there is multiplied by 0, but only numbers that were written are the same in every run.
+inline void clear_pad(uint8_t* end) { std::memset(end, 0, static_cast<size_t>(kPad)); }
+
 // Codes to their form, copied where that is all there is to do.
 inline void load_pixels(const Form& form, const uint8_t* codes, int64_t pixels, int64_t channels,
                         uint8_t* out) {

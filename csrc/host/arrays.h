@@ -117,5 +117,6 @@ void bind_layer(nb::module_& m);
 void bind_peak(nb::module_& m);
 void bind_reals(nb::module_& m);
 void bind_steps(nb::module_& m);
+void bind_watch(nb::module_& m);
 
 }  // namespace host

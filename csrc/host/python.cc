@@ -334,4 +334,5 @@ NB_MODULE(_native, m) {
   host::bind_layer(m);
   host::bind_peak(m);
   host::bind_reals(m);
+  host::bind_watch(m);
 }

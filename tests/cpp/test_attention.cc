@@ -145,6 +145,31 @@ void test_against_loop(int threads) {
   }
 }
 
+// A right operand that is stored turned gives what it gives when its rows lie side by side.
+void test_turned() {
+  Random random;
+  const int64_t start = 0;
+  for (const int64_t n : {2, 3, 7, 15, 16, 17, 40, 65}) {
+    for (const int64_t k : {1, 4, 23, 60}) {
+      for (const int bits : {2, 8, -2, -8}) {
+        constexpr int64_t kRows = 3;
+        const std::vector<float> a = reals(random, kRows * k, 0, 2), b = reals(random, n * k, -2, 2);
+        std::vector<float> turned(b.size()), wanted(static_cast<size_t>(kRows * n)), got(wanted.size());
+        for (int64_t i = 0; i < n * k; ++i)
+          turned[static_cast<size_t>(i % k * n + i / k)] = b[static_cast<size_t>(i)];
+        const float scale = bits < 0 ? 0.3f : 1.3f / static_cast<float>(1 << bits), offset = -0.5f;
+        const bc_operand_grid grid{&scale, &offset, std::abs(bits)};
+        bc_product p{1, kRows, n, k, {a.data(), &start, k, 1}, {b.data(), &start, k, 1}, grid, grid,
+                     bits < 0 ? 1 : 0};
+        expect(bc_multiply(&p, wanted.data(), 1) == BC_OK, "a product runs");
+        p.b = {turned.data(), &start, 1, n};
+        expect(bc_multiply(&p, got.data(), 1) == BC_OK && got == wanted,
+               "a turned operand of " + std::to_string(n) + " times " + std::to_string(k));
+      }
+    }
+  }
+}
+
 // Rows found by tables, operands that are codes, outputs that are codes, and terms left out give what
 // dense reals and all terms give.
 void test_tables() {
@@ -274,6 +299,7 @@ int main() {
   for (const std::string& level : levels()) {
     bc_set_isa(level.c_str());
     test_powers();
+    test_turned();
     test_tables();
     test_terms_left_out();
     test_against_loop(1);

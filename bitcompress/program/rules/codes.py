@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bitcompress.packed import ops
 from bitcompress.packed.gathered import Gathered, OutGrid, Places
-from bitcompress.program.ir import Graph, Node, Rows, Value, channel_axis, rows_of
+from bitcompress.program.ir import Graph, Node, Rows, Value, rows_of
 from bitcompress.program.moves import uses
-from bitcompress.program.rules.steps import in_axis
+from bitcompress.program.rules.steps import in_axis, out_axis
 from bitcompress.program.spec import Grid, LayerSpec, RowStep
 
 
@@ -39,7 +39,7 @@ def stay_on_codes(graph: Graph) -> None:
             continue
         if _for_attention(graph, node, readers):
             continue
-        mine = rows_of(node.out, channel_axis(node.out, _pictures(node)))
+        mine = rows_of(node.out, out_axis(node) if node.kind == "layer" else None)
         if mine is None:
             continue
         grids = [_wanted(user, seen, mine) for user, seen in readers]
@@ -100,10 +100,6 @@ def _with_codes(
     return replace(spec, out_grid=out, _bound={})
 
 
-def _pictures(node: Node) -> bool:
-    return node.kind == "layer" and bool(node.target.pictures)
-
-
 def _wanted(user: Node, seen: Value, mine: Rows, *, heads: bool = False) -> Grid | None:
     """By what a reader would cut what it reads; None where it needs the reals.
 
@@ -130,8 +126,8 @@ def _for_attention(graph: Graph, node: Node, readers: list[tuple[Node, Value]]) 
     """
     users = list({id(u): u for u, _ in readers if u.kind == "attention"}.values())
     others = any(u.kind != "attention" for u, _ in readers)
-    rows = rows_of(node.out)
-    if node.kind != "layer" or not users or rows is None or node.target.pictures:
+    rows = rows_of(node.out, out_axis(node)) if node.kind == "layer" else None
+    if not users or rows is None or node.target.pictures:
         return False
     if any(value.owner is not node.out.owner for user in users for value in user.args):
         return False

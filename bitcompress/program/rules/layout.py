@@ -23,6 +23,8 @@ FOLLOW = frozenset(
     }
 )  # fmt: skip
 """Operators of torch that give the same numbers in any layout, and keep the one they are given."""
+ALIKE = frozenset({"gelu", "gelu_tanh", "sigmoid", "silu"})
+"""Operators of ours that do."""
 
 
 def last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -55,7 +57,7 @@ def channels_last(graph: Graph) -> None:
         return turned[id(value)]
 
     for node in graph.nodes:
-        ours = node.kind in ("conv2d", "gelu", "gelu_tanh", "sigmoid", "silu")
+        ours = node.kind == "conv2d" or node.kind in ALIKE
         follows = node.kind == "aten" and node.target in FOLLOW
         if node.kind == "conv2d" or ((ours or follows) and _beside_last(node)):
             same = [v for v in node.inputs() if _like(v, node)]

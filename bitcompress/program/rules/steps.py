@@ -19,8 +19,7 @@ from bitcompress.program.spec import LayerSpec, RowStep
 aten = torch.ops.aten
 
 UNARY = {
-    aten.relu.default: "relu", aten.sigmoid.default: "sigmoid", "gelu": "gelu",
-    "gelu_tanh": "gelu_tanh", "sigmoid": "sigmoid",
+    aten.relu.default: "relu", "gelu": "gelu", "gelu_tanh": "gelu_tanh", "sigmoid": "sigmoid",
 }  # fmt: skip
 SMALLEST = 4096
 """Values of fewer numbers are left to torch."""
@@ -43,14 +42,16 @@ def layers(graph: Graph) -> None:
     for node in graph.nodes:
         pictures = node.kind == "conv2d"
         if node.kind in ("linear", "conv2d"):
-            node.kind, node.target = "layer", LayerSpec(node.target, pictures)
+            axis = 1 if pictures else len(node.args[0].shape) - 1
+            node.kind, node.target = "layer", LayerSpec(node.target, axis, pictures)
         elif node.kind == "norm" and all(value.const is not None for value in node.args[1:]):
             has_gain, has_shift, eps = node.target
             affine = [value.const for value in node.args[1:]]
             gain = affine[0] if has_gain else None
             shift = affine[-1] if has_shift else None
             step = RowStep("norm", gain=gain, shift=shift, value=eps)
-            node.kind, node.target = "layer", LayerSpec(None, head=(step,))
+            axis = len(node.args[0].shape) - 1
+            node.kind, node.target = "layer", LayerSpec(None, axis, head=(step,))
             node.args = node.args[:1]
         if node.kind == "layer" and rows_of(node.args[0], in_axis(node)) is None:
             nodes.append(_laid_out(node))
@@ -61,12 +62,34 @@ def layers(graph: Graph) -> None:
 
 def in_axis(node: Node) -> int:
     """Where the channels of a layer's input are."""
-    return 1 if node.target.pictures else channel_axis(node.args[0])
+    axis: int = node.target.x_axis
+    return axis
+
+
+def out_axis(node: Node) -> int:
+    """Where the channels of a layer's output are."""
+    return _axis(node, node.out)
+
+
+def width(node: Node) -> int:
+    """How many channels the rows have that a layer writes."""
+    spec: LayerSpec = node.target
+    if spec.module is None:
+        return int(node.args[0].shape[spec.x_axis])
+    return int(spec.module.weight_shape[0]) // max(1, spec.shuffle) ** 2  # type: ignore
 
 
 def _axis(node: Node, value: Value) -> int:
-    """Where the channels are in a view of a layer's output."""
+    """Where the channels are in a view of a layer's output: side by side, as many as it writes."""
+    channels, last = width(node), len(value.shape) - 1
+    for axis in (1, last) if node.target.pictures and last == 3 else range(last, -1, -1):
+        if value.shape[axis] == channels and (channels == 1 or value.stride[axis] == 1):
+            return axis
     return channel_axis(value, node.target.pictures)
+
+
+def _has_norm(spec: LayerSpec) -> bool:
+    return any(step.kind == "norm" for step in (*spec.head, *spec.tail))
 
 
 def _laid_out(node: Node) -> Node:
@@ -115,6 +138,8 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     mine, theirs = _whole(seen, node.out, axis), _whole(user.outs[0], user.outs[0], axis)
     if read is None or mine is None or theirs is None or mine.order != theirs.order:
         return None
+    if not mine.channels == theirs.channels == width(node) or seen.shape != user.out.shape:
+        return None
     operand, reach = _operand(read, mine, axis)
     if reach is None:
         return None
@@ -129,18 +154,20 @@ def _longer(graph: Graph, node: Node) -> Node | None:
 
 def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
     """A layer and the chain of steps that alone reads it, as one."""
-    mine = _whole(seen, node.out, _axis(node, seen))
-    theirs = _whole(user.out, user.out)
-    if mine is None or theirs is None:
+    axis = _axis(node, seen)
+    mine, theirs = _whole(seen, node.out, axis), _whole(user.out, user.out, out_axis(user))
+    if mine is None or theirs is None or mine.rows != theirs.rows:
         return None
-    if (mine.rows, mine.channels) != (theirs.rows, theirs.channels):
+    if not mine.channels == theirs.channels == width(node) == width(user):
         return None
     steps, others = (*user.target.head, *user.target.tail), user.args[1:]
     if user.args[0] is seen:
         if seen.node is not None and mine.order != theirs.order:
             return None
+        if _has_norm(user.target) and axis != in_axis(user):
+            return None
     else:  # x + y is y + x
-        first, source = steps[0], rows_of(user.args[0], channel_axis(user.args[0]))
+        first, source = steps[0], rows_of(user.args[0], in_axis(user))
         swaps = first.kind in ("add", "mul") and first.reach == "whole" and first.operand > 0
         if not swaps or source is None or user.args[first.operand] is not seen:
             return None
@@ -185,9 +212,10 @@ def make_chains(graph: Graph) -> None:
             if read is None or mine is None or out is None or mine.order != out.order:
                 continue
             operand, reach = _operand(read, mine, channel_axis(x))
-            if reach is None or not out.whole:
+            if reach is None or not out.whole or mine.channels != out.channels:
                 continue
-            spec, args = _with_step(LayerSpec(None), (x,), read, operand, reach)
+            made = LayerSpec(None, channel_axis(x))
+            spec, args = _with_step(made, (x,), read, operand, reach)
             node.kind, node.target, node.args, node.kwargs = "layer", spec, args, {}
             break
     graph.link()
@@ -220,7 +248,7 @@ def _whole(value: Value, owner: Value, axis: int | None = None) -> Rows | None:
 def _step(node: Node, x: Value) -> _Read | None:
     """What a node does to x, number by number."""
     target = node.target if node.kind == "aten" else node.kind
-    if len(node.outs) != 1 or node.outs[0].dtype != torch.float32:
+    if len(node.outs) != 1 or {node.out.dtype, x.dtype} != {torch.float32}:
         return None
     if target in UNARY:
         return _Read(UNARY[target], x)
@@ -275,8 +303,8 @@ def take_heads(graph: Graph) -> None:
         if not 1 <= len(readers) <= most or not all(_takes(u, v, node) for u, v in readers):
             continue
         source = node.args[0]
-        before = rows_of(source, channel_axis(node.out))
-        after = rows_of(node.out)
+        before = rows_of(source, in_axis(node))
+        after = rows_of(node.out, out_axis(node))
         if before is None or after is None or before.order != after.order:
             continue
         for user, seen in readers:
@@ -298,7 +326,7 @@ def _takes(user: Node, seen: Value, node: Node) -> bool:
     if user.target.head or any(v.owner is seen.owner for v in user.args[1:]):
         return False
     rows = _whole(seen, node.out, in_axis(user))
-    mine = rows_of(node.out)
+    mine = rows_of(node.out, out_axis(node))
     return rows is not None and mine is not None and rows.channels == mine.channels
 
 
