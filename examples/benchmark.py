@@ -3,6 +3,7 @@
     python examples/benchmark.py row --model dat-x2 --recipe default --bits 2 \
         --checkpoint DAT_light_x2.pth --data PHOTOS --set Set5 --set Set14
     python examples/benchmark.py speed --model dat-light-x2 --checkpoint DAT_light_x2.pth --bits 2
+    python examples/benchmark.py random swinir-light-x2 swinir.pth  # seeded, untrained
     python examples/benchmark.py table      # docs/results/*.json -> tables of docs/benchmarks.md
 
 A row keeps the command's arguments, machine, seed and seconds. Pictures that calibrate are never
@@ -21,6 +22,7 @@ import torch
 
 from bitcompress import api
 from bitcompress.data.folders import open_pictures
+from bitcompress.models import MODELS
 from bitcompress.progress import ProgressLine
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -101,6 +103,24 @@ def speed(arguments: argparse.Namespace) -> None:
     path = SPEED / f"{arguments.model}-w{arguments.bits}-t{arguments.threads}.json"
     path.write_text(json.dumps(_finite(kept), indent=1) + "\n", encoding="utf-8")
     print(path.name, [(r["side"], round(r["ratio"], 2)) for r in rows])
+
+
+RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
+    "swinir-light-x2": (
+        "swinir",
+        {"embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4, "window_size": 8, "mlp_ratio": 2,
+         "upscale": 2, "upsampler": "pixelshuffledirect"},
+    ),
+    "edsr-baseline-x2": ("edsr", {"num_feat": 64, "num_block": 16, "upscale": 2}),
+}  # fmt: skip
+"""Networks of which no trained weights are at hand: their time can be measured, no quality."""
+
+
+def random(arguments: argparse.Namespace) -> None:
+    """Write the checkpoint of a network with seeded random weights."""
+    name, config = RANDOM[arguments.name]
+    torch.manual_seed(0)
+    torch.save({"params": MODELS[name].build(**config).state_dict()}, arguments.path)
 
 
 def _named(pictures: Any, path: Path) -> Any:
@@ -193,6 +213,10 @@ def main() -> None:
     one.add_argument("--quick", action="store_true")
     one.add_argument("--keep", type=Path, default=None, help="Folder for the packed model.")
     one.set_defaults(run=row)
+    made = commands.add_parser("random")
+    made.add_argument("name", choices=RANDOM)
+    made.add_argument("path", type=Path)
+    made.set_defaults(run=random)
     timed = commands.add_parser("speed")
     timed.add_argument("--model", required=True, help="Name in the table.")
     timed.add_argument("--checkpoint", required=True, type=Path)

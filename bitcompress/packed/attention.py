@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,23 +119,28 @@ def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
 
     Shapes: a (..., M, K), b (..., K, N), leading sizes equal. Returns: (..., M, N).
     """
-    found = recorder()
+    found, kernels = recorder(), native.kernels()
+    same = a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
+    takes = native.takes(a) and native.takes(b) and same
+    fits = kernels is not None and takes and definition.fits_int32(*grids.bits, a.shape[-1])
     if found is not None:
         how = partial(multiply, grids=grids)
-        return found.step("call", how, (a, b), lambda: how(a, b))
-    length = a.shape[-1]
-    plain = native.takes(a) and native.takes(b) and not (watched(a) or watched(b))
-    kernels = native.kernels() if plain else None
-    same = a.shape[:-2] == b.shape[:-2] and length == b.shape[-2]
-    if kernels is None or not same or not definition.fits_int32(*grids.bits, length):
+        kind, target = ("multiply", grids) if fits else ("call", how)
+        return found.step(kind, target, (a, b), lambda: how(a, b))
+    if kernels is None or not fits or watched(a) or watched(b):
         return _product(grids)(a, b)
     lead, m, n = a.shape[:-2], a.shape[-2], b.shape[-1]
     out = torch.empty(*lead, m, n)
-    kernels.multiply(
-        _matrices(a), _matrices(b.transpose(-2, -1)), _each(grids.a, lead), _each(grids.b, lead),
-        grids.bits, out.view(-1, m, n), native.threads(), grids.per_row,
-    )  # fmt: skip
+    kernels.multiply(*product_arguments(a, b, grids, out), native.threads(), grids.per_row)
     return out
+
+
+def product_arguments(a: Tensor, b: Tensor, grids: ProductGrids, out: Tensor) -> tuple[Any, ...]:
+    """What the native kernels are told of a product; `out` may have any strides."""
+    lead, (a, b, out) = a.shape[:-2], (x.detach() for x in (a, b.transpose(-2, -1), out))
+    if not lead:
+        a, b, out = a[None], b[None], out[None]
+    return a, b, _each(grids.a, lead), _each(grids.b, lead), grids.bits, out
 
 
 def _product(grids: ProductGrids) -> Product:

@@ -32,25 +32,42 @@ def unit(x: Tensor, dim: int, least: float) -> Tensor:
 
     Shapes: any float32 of an axis or more. Returns: likewise, in the same order in memory.
     """
-    return noted("call", partial(unit, dim=dim, least=least), x, lambda: _unit(x, dim, least))
+    if native.kernels() is None or not native.takes(x):
+        return noted(
+            "call",
+            partial(define_unit, dim=dim, least=least),
+            x,
+            lambda: define_unit(x, dim, least),
+        )
+    return noted("unit", (dim, least), x, lambda: _unit(x, dim, least))
 
 
 def _unit(x: Tensor, dim: int, least: float) -> Tensor:
     kernels = native.kernels()
-    if kernels is None or not native.takes(x):
-        return define_unit(x, dim, least)
+    assert kernels is not None
     x = x.detach()
     out = torch.empty_like(x)
-    rows, to = x.movedim(dim, -1), out.movedim(dim, -1)
-    for by_column in (False, True):
-        views = [_matrices(t, by_column) for t in (rows, to)]
-        if views[0] is not None and views[1] is not None and views[0].shape == views[1].shape:
-            kernels.unit(views[0], by_column, least, views[1], native.threads())
-            return out
-    dense = rows.contiguous()
+    found = unit_views(x, dim, out)
+    if found is not None:
+        kernels.unit(found[0], found[1], least, found[2], native.threads())
+        return out
+    dense = x.movedim(dim, -1).contiguous()
     view = dense.view(1, -1, dense.shape[-1])
     kernels.unit(view, False, least, view, native.threads())
     return out.copy_(dense.movedim(-1, dim))
+
+
+def unit_views(x: Tensor, dim: int, out: Tensor) -> tuple[Tensor, bool, Tensor] | None:
+    """x and out as matrices of one shape, and whether columns of them have the length 1.
+
+    None where they do not lie so.
+    """
+    rows, to = x.movedim(dim, -1), out.movedim(dim, -1)
+    for by_column in (False, True):
+        mine, theirs = (_matrices(t, by_column) for t in (rows, to))
+        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+            return mine, by_column, theirs
+    return None
 
 
 def _matrices(x: Tensor, by_column: bool) -> Tensor | None:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from bitcompress import native
 from bitcompress.packed import ops, steps
+from bitcompress.packed.attention import ProductGrids, product_arguments
 from bitcompress.packed.gathered import Gathered
 from bitcompress.packed.layer import native_layer
+from bitcompress.packed.unit import unit, unit_views
 from bitcompress.program.ir import Node
 from bitcompress.program.rules.steps import in_axis, out_axis
 from bitcompress.program.spec import LayerSpec, RowStep
@@ -182,6 +184,37 @@ def _as_turn(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor] | None:
     )
 
 
+def _multiply(node: Node) -> Make:
+    grids: ProductGrids = node.target
+    kernels = native.kernels()
+    assert kernels is not None
+
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        told = product_arguments(read[0], read[1], grids, outs[0])
+        return kernels.Multiply(*told, grids.per_row).run  # type: ignore[no-any-return]
+
+    return make
+
+
+def _unit(node: Node) -> Make:
+    dim, least = node.target
+    kernels = native.kernels()
+    assert kernels is not None
+
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        found = unit_views(read[0], dim, outs[0])
+
+        def run(threads: int) -> None:
+            if found is None:
+                outs[0].copy_(unit(read[0], dim, least))
+            else:
+                kernels.unit(found[0], found[1], least, found[2], threads)
+
+        return run
+
+    return make
+
+
 def _attention(node: Node) -> Make:
     work: Gathered = node.target
 
@@ -206,5 +239,7 @@ MAKERS: dict[str, Callable[[Node], Make]] = {
     "layer": _layer,
     "relayout": _relayout,
     "attention": _attention,
+    "multiply": _multiply,
+    "unit": _unit,
 }
 """How each kind of native node is bound."""

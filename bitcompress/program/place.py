@@ -11,7 +11,7 @@ from torch import Tensor
 from bitcompress.program.ir import Graph, Value
 
 ALIGN = 64
-NATIVE = ("layer", "attention", "relayout")
+NATIVE = ("layer", "attention", "relayout", "multiply", "unit")
 """Kinds of nodes that write where they are told."""
 
 

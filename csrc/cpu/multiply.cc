@@ -24,7 +24,8 @@ class Multiply {
         out_(out),
         stride_(rounded(p.k, k_.step) * k_.code_bytes),
         block_(std::clamp<int64_t>((int64_t{1} << 14) / p.n / 24 * 24, 24, 240)),
-        turned_(turns(p)) {}
+        turned_(turns(p)),
+        by_column_(p.out_starts != nullptr && p.out_column != 1 && p.n > 1) {}
 
   int64_t scratch_bytes() const {
     const int64_t codes = Scratch::bytes<uint8_t>(p_.m * p_.k), n = p_.n;
@@ -32,13 +33,13 @@ class Multiply {
            2 * Scratch::bytes<uint8_t>(n * p_.k + kPad) + panel_bytes() +
            Scratch::bytes<int32_t>(std::min(block_, p_.m) * n) + Scratch::bytes<int32_t>(p_.m) +
            Scratch::bytes<int32_t>(n) + Scratch::bytes<float>(reals()) +
-           4 * Scratch::bytes<double>(n) + 2 * Scratch::bytes<float>(p_.m);
+           Scratch::bytes<float>(landed()) + 4 * Scratch::bytes<double>(n) + 2 * Scratch::bytes<float>(p_.m);
   }
 
   struct Slot {
     uint8_t *a, *a_rows, *b, *b_turned, *panel;
     int32_t *sums, *row_sums, *column_sums;
-    float *reals, *gains, *totals;
+    float *reals, *landed, *gains, *totals;
     double *product, *row, *constant, *bias;
   };
 
@@ -54,6 +55,7 @@ class Multiply {
     t.row_sums = s.part<int32_t>(p_.m);
     t.column_sums = s.part<int32_t>(n);
     t.reals = s.part<float>(reals());
+    t.landed = s.part<float>(landed());
     t.gains = s.part<float>(p_.m);
     t.totals = s.part<float>(p_.m);
     for (double** part : {&t.product, &t.row, &t.constant, &t.bias}) *part = s.part<double>(n);
@@ -70,27 +72,40 @@ class Multiply {
     k_.load_rows(t.a, p_.m, p_.k, stride_, t.a_rows);
     k_.sum_rows(t.a, p_.m, p_.k, t.row_sums);
     const bool shifted = right(batch, t);
-    const Readout readout{t.product, t.row, t.constant, t.bias};
     for (int64_t first = 0; first < p_.m; first += block_) {
       const int64_t count = std::min(block_, p_.m - first);
       const uint8_t* run = t.a_rows + first * stride_;
       k_.product({&run, 1, p_.k, stride_, count, t.panel, p_.n, shifted, t.sums, p_.n});
-      float* out = out_ + (batch * p_.m + first) * p_.n;
-      if (p_.per_row == 0) {
-        k_.read_rows(readout, count, p_.n, t.sums, p_.n, t.row_sums + first, 1, out, p_.n);
-        continue;
-      }
-      const Grid left = a_.grid(batch), right = b_.grid(batch);
-      for (int64_t r = 0; r < count; ++r) {
-        const int64_t row = first + r;
-        k_.read_centred(t.sums + r * p_.n, p_.n, t.row_sums[row],
-                        Centred::gain(t.gains[row], left, right), t.totals[row], t.row, t.constant,
-                        out + r * p_.n);
-      }
+      const int64_t pitch = p_.out_starts == nullptr || by_column_ ? p_.n : p_.out_row;
+      float* out = by_column_ ? t.landed : place(batch, first);
+      read(batch, first, count, t, out, pitch);
+      if (by_column_) k_.turn(out, count, p_.n, pitch, place(batch, first), p_.out_column);
     }
   }
 
  private:
+  float* place(int64_t batch, int64_t row) const {
+    if (p_.out_starts == nullptr) return out_ + (batch * p_.m + row) * p_.n;
+    return out_ + p_.out_starts[batch] + row * p_.out_row;
+  }
+
+  // Sums of a block of rows to reals, rows `pitch` apart.
+  void read(int64_t batch, int64_t first, int64_t count, const Slot& t, float* out,
+            int64_t pitch) const {
+    if (p_.per_row == 0) {
+      const Readout readout{t.product, t.row, t.constant, t.bias};
+      k_.read_rows(readout, count, p_.n, t.sums, p_.n, t.row_sums + first, 1, out, pitch);
+      return;
+    }
+    const Grid left = a_.grid(batch), right = b_.grid(batch);
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t row = first + r;
+      k_.read_centred(t.sums + r * p_.n, p_.n, t.row_sums[row],
+                      Centred::gain(t.gains[row], left, right), t.totals[row], t.row, t.constant,
+                      out + r * pitch);
+    }
+  }
+
   // Whether the right operand is cut as [k][n]: where its rows lie so, or are short and many.
   static bool turns(const bc_product& p) {
     if (p.n == 1) return false;
@@ -101,6 +116,8 @@ class Multiply {
     return std::max(Codes::room(p_.m, p_.k), right);
   }
   // With room for what `interleave` writes beyond the last columns: up to 64 words for 16.
+  // Reals of a block on their way to columns.
+  int64_t landed() const { return by_column_ ? std::min(block_, p_.m) * p_.n : 0; }
   int64_t panel_bytes() const { return rounded(k_.panel_bytes(p_.n, 1, p_.k), 64) + 256; }
 
   // Rows of k by columns to a panel of bytes, four rows to a word: blocks of 64 columns.
@@ -161,8 +178,15 @@ class Multiply {
   Codes a_, b_;
   float* out_;
   int64_t stride_, block_;
-  bool turned_;
+  bool turned_, by_column_;
 };
+
+// Rows or columns of out that lie over each other would depend on which is written last.
+bool overlaps(const bc_product& p) {
+  if (p.out_starts == nullptr) return false;
+  const bool rows = (p.n == 1 || p.out_column == 1) && (p.m == 1 || p.out_row >= p.n);
+  return !rows && !((p.m == 1 || p.out_row == 1) && p.out_column >= p.m);
+}
 
 bc_status check(const bc_product* p, const float* out, int threads) {
   if (p == nullptr || threads < 1) return BC_BAD_ARGUMENT;
@@ -171,6 +195,7 @@ bc_status check(const bc_product* p, const float* out, int threads) {
   if (left < 0 || right < 0 || size < 0) return BC_BAD_SHAPE;
   if (size == 0) return BC_OK;
   if (p->k == 0) return BC_EMPTY;
+  if (overlaps(*p)) return BC_BAD_SHAPE;
   const bool lacks = out == nullptr || lacking(p->a) || lacking(p->b) || lacking(p->a_grid) ||
                      lacking(p->b_grid);
   if (lacks) return BC_BAD_ARGUMENT;

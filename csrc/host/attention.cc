@@ -95,20 +95,51 @@ void attend(const Strided& q, const Strided& k, const Strided& v, const std::vec
   call("attend", [&] { return bc_attend(&a, threads); });
 }
 
+// A product whose operands and result have been found in memory; arrays of it are kept alive.
+class Multiplied {
+ public:
+  // a [..., M, K], b [..., N, K], out [..., M, N], of any strides.
+  Multiplied(const Strided& a, const Strided& b, const Grid& a_grid, const Grid& b_grid,
+             std::pair<int, int> bits, const Out& out, bool per_row)
+      : a_(a), b_(b), a_grid_(a_grid), b_grid_(b_grid), out_(out) {
+    if (a.ndim() < 3 || b.ndim() < 3) refuse("a and b must have 3 axes or more");
+    std::vector<int64_t> shape = shape_of(a);
+    p_.k = shape.back(), shape.pop_back();
+    p_.m = shape.back(), shape.pop_back();
+    p_.n = static_cast<int64_t>(b.shape(b.ndim() - 2));
+    p_.batch = 1;
+    for (const int64_t size : shape) p_.batch *= size;
+    const auto with = [&](int64_t rows, int64_t columns) {
+      std::vector<int64_t> whole = shape;
+      whole.push_back(rows), whole.push_back(columns);
+      return whole;
+    };
+    p_.a = factor(a, "a", with(p_.m, p_.k), starts_[0]);
+    p_.b = factor(b, "b", with(p_.n, p_.k), starts_[1]);
+    const bc_matrices to = factor(Strided(out), "out", with(p_.m, p_.n), starts_[2]);
+    p_.a_grid = grid_of(a_grid, "the grid of a", p_.batch, bits.first);
+    p_.b_grid = grid_of(b_grid, "the grid of b", p_.batch, bits.second);
+    p_.per_row = per_row ? 1 : 0;
+    p_.out_starts = to.starts, p_.out_row = to.row, p_.out_column = to.column;
+  }
+  Multiplied(const Multiplied&) = delete;
+
+  void run(int threads) const {
+    float* out = static_cast<float*>(out_.data());
+    call("multiply", [&] { return bc_multiply(&p_, out, threads); });
+  }
+
+ private:
+  Strided a_, b_;
+  Grid a_grid_, b_grid_;
+  Out out_;
+  bc_product p_{};
+  std::array<std::vector<int64_t>, 3> starts_;
+};
+
 void multiply(const Strided& a, const Strided& b, const Grid& a_grid, const Grid& b_grid,
               std::pair<int, int> bits, const Out& out, int threads, bool per_row) {
-  if (a.ndim() != 3 || b.ndim() != 3) refuse("a and b must have 3 axes");
-  const std::vector<int64_t> sa = shape_of(a), sb = shape_of(b);
-  bc_product p{};
-  p.batch = sa[0], p.m = sa[1], p.k = sa[2], p.n = sb[1];
-  std::array<std::vector<int64_t>, 2> starts;
-  p.a = factor(a, "a", {p.batch, p.m, p.k}, starts[0]);
-  p.b = factor(b, "b", {p.batch, p.n, p.k}, starts[1]);
-  p.a_grid = grid_of(a_grid, "the grid of a", p.batch, bits.first);
-  p.b_grid = grid_of(b_grid, "the grid of b", p.batch, bits.second);
-  p.per_row = per_row ? 1 : 0;
-  float* to = write<float>(out, "out", {p.batch, p.m, p.n});
-  call("multiply", [&] { return bc_multiply(&p, to, threads); });
+  Multiplied(a, b, a_grid, b_grid, bits, out, per_row).run(threads);
 }
 
 void exp2(const In& x, const Out& out) {
@@ -129,8 +160,14 @@ void bind_attention(nb::module_& m) {
         "the softmax is cut relative to the largest of its row.");
   m.def("multiply", &multiply, "a"_a, "b"_a, "a_grid"_a, "b_grid"_a, "bits"_a,
         "out"_a, "threads"_a = 1, "per_row"_a = false,
-        "a b^T on codes: f32[B, M, K] and [B, N, K] of any strides to out f32[B, M, N]; grids "
-        "(scale, offset) f32[B] each. per_row: whether a is cut relative to the largest of its row.");
+        "a b^T on codes: f32[..., M, K] and [..., N, K] of any strides to out f32[..., M, N], whose "
+        "rows or columns are dense; grids (scale, offset) f32[B] each, B the matrices. per_row: "
+        "whether a is cut relative to the largest of its row.");
+  nb::class_<Multiplied>(m, "Multiply", "multiply on memory that is given once.")
+      .def(nb::init<const Strided&, const Strided&, const Grid&, const Grid&, std::pair<int, int>,
+                    const Out&, bool>(),
+           "a"_a, "b"_a, "a_grid"_a, "b_grid"_a, "bits"_a, "out"_a, "per_row"_a = false)
+      .def("run", &Multiplied::run, "threads"_a = 1);
   m.def("exp2", &exp2, "x"_a, "out"_a, "2^x of f32[n] up to 0, by the polynomial of bits.h.");
 }
 

@@ -160,11 +160,27 @@ void test_turned() {
         const float scale = bits < 0 ? 0.3f : 1.3f / static_cast<float>(1 << bits), offset = -0.5f;
         const bc_operand_grid grid{&scale, &offset, std::abs(bits)};
         bc_product p{1, kRows, n, k, {a.data(), &start, k, 1}, {b.data(), &start, k, 1}, grid, grid,
-                     bits < 0 ? 1 : 0};
+                     bits < 0 ? 1 : 0, nullptr, 0, 0};
         expect(bc_multiply(&p, wanted.data(), 1) == BC_OK, "a product runs");
         p.b = {turned.data(), &start, 1, n};
         expect(bc_multiply(&p, got.data(), 1) == BC_OK && got == wanted,
                "a turned operand of " + std::to_string(n) + " times " + std::to_string(k));
+        const int64_t gap = 2, pitch = kRows + gap;
+        std::vector<float> columns(static_cast<size_t>(n * pitch + 1), 7.0f);
+        const int64_t second = 1;
+        p.out_starts = &second, p.out_row = 1, p.out_column = pitch;
+        bool same = bc_multiply(&p, columns.data(), 1) == BC_OK && columns[0] == 7.0f;
+        for (int64_t i = 0; i < n * pitch; ++i) {
+          const int64_t row = i % pitch;
+          const float there = row < kRows ? wanted[static_cast<size_t>(row * n + i / pitch)] : 7.0f;
+          same = same && columns[static_cast<size_t>(i + 1)] == there;
+        }
+        expect(same, "a result by columns of " + std::to_string(n) + " times " + std::to_string(k));
+        p.out_row = 0;
+        expect(bc_multiply(&p, columns.data(), 1) == BC_BAD_SHAPE, "rows of out overlap");
+        p.out_row = 1, p.out_column = kRows - 1;
+        expect((n == 1 ? BC_BAD_SHAPE : bc_multiply(&p, columns.data(), 1)) == BC_BAD_SHAPE,
+               "columns of out overlap");
       }
     }
   }

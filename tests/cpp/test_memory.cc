@@ -125,7 +125,7 @@ void test_attention(int threads) {
     expect_none("attention", [&] { return bc_attend(&a, threads); });
   }
   const bc_matrices m{x.data(), starts.data(), kDepth, 1};
-  const bc_product p{kBatch, kLength, kLength, kDepth, m, m, grid, grid, 0};
+  const bc_product p{kBatch, kLength, kLength, kDepth, m, m, grid, grid, 0, nullptr, 0, 0};
   expect_none("a product", [&] { return bc_multiply(&p, product.data(), threads); });
 }
 

@@ -65,8 +65,13 @@ void multiplications(Input& in) {
   const int threads = in.small(1, 3);
   const Matrices a(in, batch, m, k), b(in, batch, n, k);
   const OperandGrid a_grid(in, batch, in.small(1, 8)), b_grid(in, batch, in.small(1, 8));
-  const bc_product product{batch,    m, n, k, a.record, b.record, a_grid.record, b_grid.record,
-                           in.byte() % 2};
+  bc_product product{batch,         m, n, k, a.record, b.record, a_grid.record, b_grid.record,
+                     in.byte() % 2, nullptr, 0, 0};
+  const Memory<int64_t> starts(in, elements({batch}));
+  if (in.byte() % 2 != 0 && starts.get() != nullptr) {  // columns that lie dense, side by side
+    for (int64_t i = 0; i < batch; ++i) starts.get()[i] = i * m;
+    product.out_starts = starts.get(), product.out_row = 1, product.out_column = batch * m;
+  }
   const Memory<float> out(in, elements({batch, m, n}));
   at_two_levels(in, out, [&] { return bc_multiply(&product, out.get(), threads); });
 }

@@ -24,6 +24,7 @@ from bitcompress.packed.attention import (
     attend,
     attend_by_parts,
     multiply,
+    product_arguments,
 )
 from bitcompress.packed.softmax import exp2, lane_sum, softmax
 
@@ -223,3 +224,25 @@ def test_a_product_run_straight_is_the_operator(
     finally:
         torch.set_num_threads(before)
     assert torch.equal(got, product(grids)(a, b))
+
+
+@pytest.mark.skipif(native is None, reason="no native kernels")
+@quick
+@given(case=products(), order=st.permutations(range(4)), threads=st.sampled_from([1, 3]))
+def test_a_product_is_written_in_any_order_of_its_axes(
+    level: str, case: tuple[Tensor, Tensor, ProductGrids], order: list[int], threads: int
+) -> None:
+    assert native is not None
+    a, b, grids = case
+    wanted = product(grids)(a, b)
+    sizes = [wanted.shape[axis] for axis in order]
+    whole = torch.full([*sizes[:-1], sizes[-1] + 3], 7.0)
+    out = whole[..., 1:-2].permute([order.index(axis) for axis in range(4)])
+    bound = native.Multiply(*product_arguments(a, b, grids, out), grids.per_row)
+    if min(wanted.shape[2:]) > 1 and order[-1] < 2:  # neither rows nor columns lie dense
+        with pytest.raises(ValueError):
+            bound.run(threads)
+        return
+    bound.run(threads)
+    assert torch.equal(out, wanted)
+    assert bool((whole[..., 0] == 7).all()) and bool((whole[..., -2:] == 7).all())

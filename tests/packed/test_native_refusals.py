@@ -194,7 +194,7 @@ def test_stub_lists_what_the_module_has() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     functions |= {"Layer": ["w", "bits"], "LayerRun": ["layer"], "Chain": ["steps"], "Rows": ["x"]}
-    functions |= {"Attention": ["places", "terms"]}
+    functions |= {"Attention": ["places", "terms"], "Multiply": ["a", "b", "out"]}
     assert set(functions) == {name for name in dir(native) if not name.startswith("_")}
     for name, arguments in functions.items():
         made = getattr(native, name)

@@ -37,8 +37,7 @@ def stay_on_codes(graph: Graph) -> None:
         readers = uses(node.out)
         if not readers:
             continue
-        if all(user.kind == "attention" for user, _ in readers):
-            _for_attention(graph, node, [user for user, _ in readers])
+        if _for_attention(graph, node, readers):
             continue
         mine = rows_of(node.out, out_axis(node) if node.kind == "layer" else None)
         if mine is None:
@@ -119,51 +118,74 @@ def _wanted(user: Node, seen: Value, mine: Rows, *, heads: bool = False) -> Grid
     return grid_of(user.target) if mine.channels == rows.channels else None
 
 
-def _for_attention(graph: Graph, node: Node, users: list[Node]) -> None:
-    """A linear whose channels are the queries, keys and values of one attention, and no more."""
-    if node.kind != "layer" or len({id(user) for user in users}) != 1:
-        return
-    user = users[0]
-    spec: Gathered = user.target
-    if any(value.owner is not node.out.owner for value in user.args):
-        return
-    rows = rows_of(node.out, out_axis(node))
-    if rows is None:
-        return
-    channels, heads = rows.channels, len(spec.q.starts) // len(spec.q.rows)
+def _for_attention(graph: Graph, node: Node, readers: list[tuple[Node, Value]]) -> bool:
+    """A linear whose channels are queries, keys and values: attentions read them as codes.
+
+    Whoever else reads the linear gets its reals, written in the same pass.
+    Returns: whether it is so now.
+    """
+    users = list({id(u): u for u, _ in readers if u.kind == "attention"}.values())
+    others = any(u.kind != "attention" for u, _ in readers)
+    rows = rows_of(node.out, out_axis(node)) if node.kind == "layer" else None
+    if not users or rows is None or node.target.pictures:
+        return False
+    if any(value.owner is not node.out.owner for user in users for value in user.args):
+        return False
+    found = _grid_of_heads(users, rows.channels)
+    if found is None:
+        graph.note("queries, keys and values stay real: heads share channels on other grids")
+        return False
+    grid, factor, all_channels = found
+    if not (all_channels or others):
+        return False
+    target: LayerSpec = node.target
+    codes = node.out
+    if others:
+        target = target.but(tail=(*target.tail, RowStep("store")))
+        codes = Value(node.out.shape, node.out.stride, 0, torch.uint8, node=node)
+        node.outs = [node.out, codes]
+    if bool((factor != 1).any()):
+        place = len(node.args)
+        constant = Value((rows.channels,), (1,), 0, torch.float32, const=factor)
+        node.args = (*node.args, constant)
+        target = target.but(tail=(*target.tail, RowStep("mul", place, "channel")))
+    node.target = target.but(codes_out=grid)
+    codes.dtype = torch.uint8
+    for user in users:
+        user.args = (codes, codes, codes)
+        user.target = replace(user.target, factor=1.0, _bound={})
+    graph.note("queries, keys and values kept as codes")
+    graph.link()
+    return True
+
+
+def _grid_of_heads(users: list[Node], channels: int) -> tuple[Grid, Tensor, bool] | None:
+    """The grid of each channel by the head that it belongs to, what queries are multiplied by, and
+    whether every channel belongs to one; None where two want a channel."""
     scale, offset = torch.ones(channels), torch.zeros(channels)
     top, factor = torch.ones(channels), torch.ones(channels)
     seen = torch.zeros(channels, dtype=torch.bool)
-    parts = (
-        (spec.q, spec.qk.a, spec.qk.bits[0], spec.depth, spec.factor),
-        (spec.k, spec.qk.b, spec.qk.bits[1], spec.depth, 1.0),
-        (spec.v, spec.av.b, spec.av.bits[1], spec.values, 1.0),
-    )
-    for places, grid, bits, width, times in parts:
-        first = _first_channels(places, heads, channels)
-        each = [_of_heads(part, heads) for part in grid]
-        if first is None or each[0] is None or each[1] is None:
-            graph.note("queries, keys and values stay real: grids are not those of heads")
-            return
-        for head in range(heads):
-            at = slice(int(first[head]), int(first[head]) + width)
-            if bool(seen[at].any()) or at.stop > channels:
-                return
-            seen[at] = True
-            scale[at], offset[at] = each[0][head], each[1][head]
-            top[at], factor[at] = float((1 << bits) - 1), times
-    if not bool(seen.all()):
-        return
-    target: LayerSpec = node.target
-    if spec.factor != 1.0:
-        place = len(node.args)
-        constant = Value((channels,), (1,), 0, torch.float32, const=factor)
-        node.args = (*node.args, constant)
-        target = target.but(tail=(*target.tail, RowStep("mul", place, "channel")))
-    node.target = target.but(codes_out=Grid(scale, offset, top))
-    node.out.dtype = torch.uint8
-    user.target = replace(spec, factor=1.0, _bound={})
-    graph.note("queries, keys and values kept as codes")
+    for user in users:
+        spec: Gathered = user.target
+        heads = len(spec.q.starts) // len(spec.q.rows)
+        parts = (
+            (spec.q, spec.qk.a, spec.qk.bits[0], spec.depth, spec.factor),
+            (spec.k, spec.qk.b, spec.qk.bits[1], spec.depth, 1.0),
+            (spec.v, spec.av.b, spec.av.bits[1], spec.values, 1.0),
+        )
+        for places, grid, bits, width, times in parts:
+            first = _first_channels(places, heads, channels)
+            each = [_of_heads(part, heads) for part in grid]
+            if first is None or each[0] is None or each[1] is None:
+                return None
+            for head in range(heads):
+                at = slice(int(first[head]), int(first[head]) + width)
+                if bool(seen[at].any()) or at.stop > channels:
+                    return None
+                seen[at] = True
+                scale[at], offset[at] = each[0][head], each[1][head]
+                top[at], factor[at] = float((1 << bits) - 1), times
+    return Grid(scale, offset, top), factor, bool(seen.all())
 
 
 def _first_channels(places: Places, heads: int, channels: int) -> Tensor | None:

@@ -270,6 +270,10 @@ typedef struct bc_product {
   bc_matrices b; /* [n][k] */
   bc_operand_grid a_grid, b_grid;
   int per_row; /* whether a holds attention weights that are cut relative to the largest of a row */
+  /* Element [b][r][c] of out lies at out_starts[b] + r * out_row + c * out_column, rows or columns
+   * dense and beside each other; null: all of it is dense. */
+  const int64_t* out_starts;
+  int64_t out_row, out_column;
 } bc_product;
 
 /* out[b][m][n]: a and b are cut into codes as bc_encode does, their product is that of
@@ -418,7 +422,7 @@ static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interfa
 static_assert(sizeof(bc_step) == 56, "bc_step crosses the C interface");
 static_assert(sizeof(bc_sink) == 48, "bc_sink crosses the C interface");
 static_assert(sizeof(bc_run) == 144, "bc_run crosses the C interface");
-static_assert(sizeof(bc_product) == 152, "bc_product crosses the C interface");
+static_assert(sizeof(bc_product) == 176, "bc_product crosses the C interface");
 static_assert(sizeof(bc_attention) == 384, "bc_attention crosses the C interface");
 #endif
 
