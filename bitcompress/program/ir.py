@@ -49,6 +49,17 @@ class Value:
         return torch.Size(self.shape).numel()
 
 
+def _values_in(tree: Iterable[Any]) -> Iterator[Value]:
+    """The values in arguments, which may stand in lists."""
+    for part in tree:
+        if isinstance(part, Value):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            yield from _values_in(part)
+        elif isinstance(part, dict):
+            yield from _values_in(part.values())
+
+
 @dataclass(eq=False, repr=False)
 class Node:
     """A step of the run: an operator of torch ("aten"), or one of ours."""
@@ -63,25 +74,14 @@ class Node:
 
     def inputs(self) -> Iterator[Value]:
         """The values it reads, each as often as it reads it."""
-        yield from _values(self.args)
+        yield from _values_in(self.args)
         if self.kwargs:
-            yield from _values(self.kwargs.values())
+            yield from _values_in(self.kwargs.values())
 
     @property
     def out(self) -> Value:
         """Its only output."""
         return self.outs[0]
-
-
-def _values(parts: Iterable[Any]) -> Iterator[Value]:
-    """The values among arguments, in lists and dicts too; rules ask for them very often."""
-    for part in parts:
-        if isinstance(part, Value):
-            yield part
-        elif isinstance(part, tuple | list):
-            yield from _values(part)
-        elif isinstance(part, dict):
-            yield from _values(part.values())
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,29 @@ class Graph:
         for value in self.values():
             value.users, value.owner.looks = [], []
         for node in self.nodes:
-            for value in node.inputs():
-                if value.node is None and value.root is not None and not value.users:
-                    value.owner.looks.append(value)
-                value.users.append(node)
+            self.relink(node)
+
+    def relink(self, node: Node) -> None:
+        """Note a node with the values that it reads."""
+        for value in node.inputs():
+            if value.node is None and value.root is not None and not value.users:
+                value.owner.looks.append(value)
+            value.users.append(node)
+
+    def unlink(self, node: Node) -> None:
+        """Strike a node off the values that it reads; its arguments may change then."""
+        for value in node.inputs():
+            value.users = [user for user in value.users if user is not node]
+            if value.node is None and value.root is not None and not value.users:
+                value.owner.looks = [look for look in value.owner.looks if look is not value]
+
+    def fuse(self, node: Node, user: Node, made: Node) -> None:
+        """Put `made` in the place of `user` and of `node`, which it read."""
+        self.nodes[self.nodes.index(user)] = made
+        self.nodes.remove(node)
+        self.unlink(node)
+        self.unlink(user)
+        self.relink(made)
 
     def values(self) -> Iterator[Value]:
         """All values, inputs and constants too, some more than once."""

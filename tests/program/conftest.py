@@ -13,6 +13,7 @@ import bitcompress
 from bitcompress import native
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.program import use_programs
 from bitcompress.program.cache import Made, Programs
 from bitcompress.program.execute import Program
 
@@ -64,6 +65,7 @@ class Lab:
             overrides={"train.method": "none"},
         )  # fmt: skip
         assert isinstance(result.model, Rewritten)
+        use_programs(result.model)  # the report has made one already
         return result.model
 
     @staticmethod

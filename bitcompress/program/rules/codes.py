@@ -81,10 +81,11 @@ def _beside_reals(graph: Graph, node: Node, readers: list[tuple[Node, Value]], m
     node.outs = [reals, codes]
     for user, seen, _ in takers:
         look = Value(seen.shape, seen.stride, 0, torch.uint8, root=codes)
+        graph.unlink(user)
         user.args = (look, *user.args[1:])
+        graph.relink(user)
         user.target = user.target.but(head=(), codes_in=True)
     graph.note("codes written beside reals")
-    graph.link()
 
 
 def _with_codes(
@@ -148,14 +149,16 @@ def _for_attention(graph: Graph, node: Node, readers: list[tuple[Node, Value]]) 
         place = len(node.args)
         constant = Value((rows.channels,), (1,), 0, torch.float32, const=factor)
         node.args = (*node.args, constant)
+        constant.users.append(node)
         target = target.but(tail=(*target.tail, RowStep("mul", place, "channel")))
     node.target = target.but(codes_out=grid)
     codes.dtype = torch.uint8
     for user in users:
+        graph.unlink(user)
         user.args = (codes, codes, codes)
+        graph.relink(user)
         user.target = replace(user.target, factor=1.0, _bound={})
     graph.note("queries, keys and values kept as codes")
-    graph.link()
     return True
 
 

@@ -146,9 +146,7 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     spec, args = _with_step(node.target, node.args, read, operand, reach)
     made = Node("layer", spec, args, {}, user.outs, node.module)
     user.outs[0].node = made
-    graph.nodes[graph.nodes.index(user)] = made
-    graph.nodes.remove(node)
-    graph.link()
+    graph.fuse(node, user, made)
     return made
 
 
@@ -182,9 +180,7 @@ def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
     spec = node.target.but(tail=(*node.target.tail, *moved))
     made = Node("layer", spec, (*node.args, *others), {}, user.outs, node.module)
     user.out.node = made
-    graph.nodes[graph.nodes.index(user)] = made
-    graph.nodes.remove(node)
-    graph.link()
+    graph.fuse(node, user, made)
     return made
 
 
@@ -233,9 +229,7 @@ def _shuffled(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
     made = Node("layer", node.target.but(shuffle=int(user.args[1])), node.args, {}, [out],
                 node.module)  # fmt: skip
     out.node = made
-    graph.nodes[graph.nodes.index(user)] = made
-    graph.nodes.remove(node)
-    graph.link()
+    graph.fuse(node, user, made)
     return made
 
 
@@ -312,8 +306,9 @@ def take_heads(graph: Graph) -> None:
                 seen.shape, _spread(seen, in_axis(user), after, before), before.offset,
                 seen.dtype, start=source.owner.start, root=source.owner,
             )  # fmt: skip
+            graph.unlink(user)
             _put_before(user, node, view)
-        graph.link()
+            graph.relink(user)
     graph.prune()
 
 
