@@ -1,0 +1,62 @@
+"""Values that live at once never share memory, and no value needs more than its bytes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitcompress.program.ir import Graph, Node, Value
+from bitcompress.program.place import ALIGN, Span, arena, offsets, spans
+
+lives = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(0, 20), st.integers(0, 8)), min_size=1, max_size=25
+)
+
+
+def value(*shape: int) -> Value:
+    return Value(shape, torch.empty(shape).stride(), 0, torch.float32)
+
+
+@given(lives)
+def test_spans_that_overlap_in_time_do_not_in_memory(given_: list[tuple[int, int, int]]) -> None:
+    needed = [Span(value(1), ALIGN * n, first, first + more) for n, first, more in given_]
+    places, total = offsets(needed)
+    for one, two in combinations(needed, 2):
+        a, b = places[id(one.value)], places[id(two.value)]
+        apart = a + one.size <= b or b + two.size <= a
+        assert apart or one.last < two.first or two.last < one.first
+    assert total <= sum(span.size for span in needed)
+    assert all(places[id(s.value)] + s.size <= total for s in needed)
+
+
+def chain_of(*sizes: int) -> Graph:
+    """A native node after the other, each reading the one before."""
+    values = [value(n) for n in sizes]
+    graph = Graph([values[0]])
+    for x, y in zip(values[:-1], values[1:], strict=True):
+        y.node = Node("layer", None, (x,), {}, [y])
+        graph.nodes.append(y.node)
+    graph.outputs = [values[-1]]
+    graph.link()
+    return graph
+
+
+def test_a_chain_needs_the_room_of_two_values() -> None:
+    graph = chain_of(*[1000] * 12)
+    held = arena(graph)
+    assert len(held) == 10  # neither the input nor the output
+    starts = {t.data_ptr() for t in held.values()}
+    assert len(starts) == 2 and all(start % ALIGN == 0 for start in starts)
+
+
+def test_a_view_keeps_the_memory_that_it_looks_at() -> None:
+    graph = chain_of(100, 100, 100, 100)
+    early = graph.nodes[0].out
+    look = Value((50,), (1,), 50, torch.float32, root=early)
+    last = graph.nodes[-1]
+    last.args = (*last.args, look)
+    graph.link()
+    assert {s.value: s.last for s in spans(graph)}[early] == 2
