@@ -140,21 +140,24 @@ def _pictures(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def _relayout(node: Node) -> Make:
-    kernels = native.kernels()
-    assert kernels is not None
-
     def make(read: list[Tensor], outs: list[Tensor]) -> Run:
-        turned = _as_turn(read[0], outs[0])
-
-        def run(threads: int) -> None:
-            if turned is None:
-                outs[0].copy_(read[0])
-            else:
-                kernels.turn(*turned, threads)
-
-        return run
+        return copier(read[0], outs[0])
 
     return make
+
+
+def copier(x: Tensor, out: Tensor) -> Run:
+    """A copy from one layout to another, by turned matrices where it is one."""
+    kernels, turned = native.kernels(), _as_turn(x, out)
+    assert kernels is not None
+
+    def run(threads: int) -> None:
+        if turned is None:
+            out.copy_(x)
+        else:
+            kernels.turn(*turned, threads)
+
+    return run
 
 
 def _as_turn(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from bitcompress import native
 from bitcompress.packed.attention import AttendSpec, Term, attend
 from bitcompress.packed.gelu import gelu
 from bitcompress.packed.norm import layer_norm
@@ -198,10 +199,11 @@ class Program:
             self.table.append(None)
             to, shape, stride = self.slots[key], value.shape, value.taped
             assert stride is not None
+            threads = native.threads()
 
             def step(table: Table) -> None:
-                turned = torch.empty_strided(shape, stride, dtype=table[slot].dtype)
-                table[to] = turned.copy_(table[slot])
+                table[to] = torch.empty_strided(shape, stride, dtype=table[slot].dtype)
+                bind.copier(table[slot], table[to])(threads)
 
             self._append(step, (slot, to))
         return self.slots[key]
