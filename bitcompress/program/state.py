@@ -78,7 +78,7 @@ class State:
                 if leaf not in OTHERS:
                     for t in self._inside(f"{name}.{leaf}", value, DEEPEST):
                         held[id(t)] = t
-        self.copies = [copy_of(container) for container in self.containers]
+        self._sort()
         self.tensors, self.owned = list(held.values()), frozenset(held)
         self.objection = "modules have hooks" if hooked else ""
         if any(t.is_inference() for t in self.tensors):
@@ -89,17 +89,30 @@ class State:
     def change(self) -> str:
         """What has changed since; empty where nothing has."""
         kernels = native.kernels()
-        look = first_change if kernels is None else kernels.first_change
-        place = look(self.containers, self.copies)
+        assert kernels is not None
+        place: int = kernels.first_filled(self.empty)
         if place >= 0:
             return self.names[place]
-        if not self.objection and list(map(_version, self.tensors)) != self.versions:
+        place = kernels.first_change(self.containers, self.copies)
+        if place >= 0:
+            return self.names[len(self.empty) + place]
+        if not self.objection and kernels.first_other(self.tensors, "_version", self.versions) >= 0:
             return "numbers of a tensor"
         return ""
 
     def learns(self) -> bool:
         """Whether a tensor of the model wants gradients."""
         return any(t.requires_grad for t in self.tensors)
+
+    def _sort(self) -> None:
+        """Put empty dicts, which are most, by themselves: they are soon looked through."""
+        pairs = list(zip(self.names, self.containers, strict=True))
+        empty = [(name, c) for name, c in pairs if isinstance(c, dict) and not c]
+        filled = [(name, c) for name, c in pairs if c or isinstance(c, list)]
+        self.names = [name for name, _ in (*empty, *filled)]
+        self.empty = [c for _, c in empty]
+        self.containers = [c for _, c in filled]
+        self.copies = [copy_of(container) for container in self.containers]
 
     def _watch(self, name: str, container: Container) -> None:
         self.names.append(name)

@@ -50,12 +50,37 @@ int64_t first_change(const nb::list& containers, const nb::list& copies) {
   return -1;
 }
 
+// The first dict that is not empty; -1 for none. Most tables of a module are, and stay so.
+int64_t first_filled(const nb::list& dicts) {
+  const auto count = static_cast<Py_ssize_t>(nb::len(dicts));
+  for (Py_ssize_t i = 0; i < count; ++i)
+    if (PyDict_Size(element(dicts.ptr(), i)) != 0) return i;
+  return -1;
+}
+
+// The first object whose attribute is another whole number than then; -1 for none.
+int64_t first_other(const nb::list& objects, nb::str name, const nb::list& then) {
+  if (nb::len(objects) != nb::len(then)) refuse("as many objects as numbers");
+  const auto count = static_cast<Py_ssize_t>(nb::len(objects));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    const nb::object now =
+        nb::steal(PyObject_GetAttr(element(objects.ptr(), i), name.ptr()));
+    if (!now.is_valid()) throw nb::python_error();
+    if (now.ptr() == element(then.ptr(), i)) continue;  // small numbers are one object each
+    if (PyObject_RichCompareBool(now.ptr(), element(then.ptr(), i), Py_EQ) != 1) return i;
+  }
+  return -1;
+}
+
 }  // namespace
 
 void bind_watch(nb::module_& m) {
   using namespace nb::literals;
   m.def("first_change", &first_change, "containers"_a, "copies"_a,
         "The first of these dicts and lists that holds other objects than its copy; -1 for none.");
+  m.def("first_filled", &first_filled, "dicts"_a, "The first dict with anything in it; -1 for none.");
+  m.def("first_other", &first_other, "objects"_a, "name"_a, "then"_a,
+        "The first object whose attribute `name` is another number than in `then`; -1 for none.");
 }
 
 }  // namespace host

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from bitcompress import native
+from bitcompress.program.state import State, copy_of, first_change
 
 
 def rows(*size: int) -> Tensor:
@@ -100,3 +105,65 @@ def test_state_that_nobody_can_see_is_found_by_comparing(lab: Any) -> None:
         outs = [model(x) for _ in range(4)]
     assert not torch.equal(outs[2], outs[1]) and torch.equal(outs[2], outs[3])
     assert "another run gave other bits than the model" in lab.programs(model).refusals()
+
+
+containers = st.lists(
+    st.one_of(st.dictionaries(st.text(max_size=2), st.integers()), st.lists(st.integers())),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@given(containers, st.data())
+def test_the_native_comparison_is_the_one_in_python(held: list[Any], data: st.DataObject) -> None:
+    kernels = native.kernels()
+    if kernels is None:
+        pytest.skip(native.why_not())
+    copies = [copy_of(one) for one in held]
+    assert kernels.first_change(held, copies) == first_change(held, copies) == -1
+    place = data.draw(st.integers(0, len(held) - 1))
+    one, new = held[place], object()
+    if isinstance(one, list):
+        one.append(new)
+    elif one and data.draw(st.booleans()):
+        one[next(iter(one))] = new
+    else:
+        one[new] = 1
+    assert kernels.first_change(held, copies) == first_change(held, copies) == place
+
+
+def test_the_native_comparison_refuses_what_it_cannot_compare() -> None:
+    kernels = native.kernels()
+    if kernels is None:
+        pytest.skip(native.why_not())
+    with pytest.raises(ValueError, match="as many"):
+        kernels.first_change([{}], [])
+    with pytest.raises(TypeError, match="a copy is a tuple"):
+        kernels.first_change([{}], [{}])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a dict or a list"):
+        kernels.first_change([(1,)], [(1,)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="as many"):
+        kernels.first_other([1], "real", [])
+    with pytest.raises(AttributeError):
+        kernels.first_other([1], "no_such", [1])
+    assert kernels.first_other([1, 10**20], "real", [1, 10**20]) == -1
+    assert kernels.first_other([1, 10**20], "real", [1, 10**19]) == 1
+    assert kernels.first_filled([{}, {}, {1: 2}]) == 2 and kernels.first_filled([]) == -1
+
+
+def test_a_change_is_told_by_its_place(lab: Any) -> None:
+    model = lab.pack(lab.Body(), rows())
+    for name, change in {
+        "net": lambda: setattr(model.net, "factor", 3.0),
+        "net.table": lambda: model.net.table.update(shift=1.0),
+        "net.two._buffers": lambda: setattr(model.net.two, "bias", None),
+        "numbers of a tensor": lambda: model.net.gain.add_(1),
+        "net.one._forward_hooks": lambda: model.net.one.register_forward_hook(lambda *a: None),
+    }.items():
+        state = State(model)
+        assert state.change() == ""
+        change()
+        assert state.change() == name
+    assert State(model).objection == "modules have hooks"
+    with torch.inference_mode():
+        model.net.mask = torch.rand(32)
+    assert "inference mode" in State(model).objection
