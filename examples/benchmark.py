@@ -2,7 +2,6 @@
 
     python examples/benchmark.py row --model dat-x2 --recipe default --bits 2 \
         --checkpoint DAT_light_x2.pth --data PHOTOS --set Set5 --set Set14
-    python examples/benchmark.py speed --model dat-light-x2 --checkpoint DAT_light_x2.pth --bits 2
     python examples/benchmark.py random swinir-light-x2 swinir.pth  # seeded, untrained
     python examples/benchmark.py table      # docs/results/*.json -> tables of docs/benchmarks.md
 
@@ -26,7 +25,6 @@ from bitcompress.models import MODELS
 from bitcompress.progress import ProgressLine
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-SPEED = RESULTS / "speed"
 PAGE = RESULTS.parent / "benchmarks.md"
 BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
 
@@ -78,31 +76,6 @@ def row(arguments: argparse.Namespace) -> None:
     path = RESULTS / f"{kept['model']}-{kept['recipe']}-w{arguments.bits}.json"
     path.write_text(json.dumps(_finite(kept), indent=1) + "\n", encoding="utf-8")
     print(path.name, {k: v.get("drop_db") for k, v in kept["quality"].items()}, f"{spent:.0f} s")
-
-
-def speed(arguments: argparse.Namespace) -> None:
-    """Time float and packed side by side; speed depends on widths and shapes, not on tuning."""
-    torch.set_num_threads(arguments.threads)
-    result = api.quantize(
-        arguments.checkpoint, bits=arguments.bits, overrides={"train.steps": 0},
-        progress=ProgressLine(),
-    )  # fmt: skip
-    rows = []
-    for side in arguments.side:
-        picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        example = picture * result.source.image_range
-        api.measure(result, example_inputs=example, repeats=arguments.repeats)
-        rows.append({**result.report["speed"], "side": side})
-    kept = {
-        "model": arguments.model, "bits": arguments.bits, "rows": rows,
-        "coverage": result.report["capture"]["coverage"],
-        "machine": result.report["machine"], "versions": result.report["versions"],
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    SPEED.mkdir(parents=True, exist_ok=True)
-    path = SPEED / f"{arguments.model}-w{arguments.bits}-t{arguments.threads}.json"
-    path.write_text(json.dumps(_finite(kept), indent=1) + "\n", encoding="utf-8")
-    print(path.name, [(r["side"], round(r["ratio"], 2)) for r in rows])
 
 
 RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
@@ -166,26 +139,10 @@ def table(arguments: argparse.Namespace) -> None:
                       f"{r['peak_rss_mb']:.0f}"]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    lines += _speed_lines()
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-
-
-def _speed_lines() -> list[str]:
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SPEED.glob("*.json"))]
-    if not found:
-        return []
-    head = ["model", "W/A bits", "threads", "pixels", "float ms", "packed ms", "float / packed"]
-    lines = ["### Speed", "", "| " + " | ".join([*head, "load"]) + " |", "|" + "---|" * 8]
-    for r in sorted(found, key=lambda r: (r["model"], -r["bits"])):
-        for s in r["rows"]:
-            cells = [r["model"], f"{r['bits']}/{r['bits']}", str(s["threads"]),
-                     f"{s['side']}x{s['side']}", f"{s['float_ms']:.1f}", f"{s['packed_ms']:.1f}",
-                     f"{s['ratio']:.2f}x", f"{s['load']:.1f}"]  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
 
 
 def _cell(value: float | None, digits: int) -> str:
@@ -217,18 +174,8 @@ def main() -> None:
     made.add_argument("name", choices=RANDOM)
     made.add_argument("path", type=Path)
     made.set_defaults(run=random)
-    timed = commands.add_parser("speed")
-    timed.add_argument("--model", required=True, help="Name in the table.")
-    timed.add_argument("--checkpoint", required=True, type=Path)
-    timed.add_argument("--bits", type=int, required=True)
-    timed.add_argument("--side", type=int, action="append", default=None, help="Pixels a side.")
-    timed.add_argument("--threads", type=int, default=1)
-    timed.add_argument("--repeats", type=int, default=5)
-    timed.set_defaults(run=speed)
     commands.add_parser("table").set_defaults(run=table)
     arguments = parser.parse_args()
-    if arguments.run is speed:
-        arguments.side = arguments.side or [64, 128]
     arguments.run(arguments)
 
 
