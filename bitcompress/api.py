@@ -26,6 +26,7 @@ from bitcompress.feed import BatchFeed, Feed, PictureFeed, synthetic_example
 from bitcompress.graph.capture import private_copy
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.measure.evaluate import Shown, evaluate
+from bitcompress.measure.programs import program_row
 from bitcompress.measure.report import build_report
 from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
@@ -213,6 +214,7 @@ def quantize(
                 "last_loss": _tail_mean(fitted.losses),
                 "processes": fitted.processes,
             },
+            "program": program_row(student, example),
             "stages": stages.rows,
         },
     )

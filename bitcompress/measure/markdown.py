@@ -21,6 +21,7 @@ def write_markdown(report: Mapping[str, Any]) -> str:
         _speed(report["speed"]),
         _left(report),
         _layers(report["layers"]),
+        _runs(report.get("program", {})),
         _made(report),
     ]
     return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
@@ -162,6 +163,23 @@ def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{_cell(row['reason'])} |"
         )
     return [*lines, ""]
+
+
+def _runs(program: Mapping[str, Any]) -> list[str]:
+    """What inputs of a size that came before run as, and what rules did for it."""
+    refused = [*program.get("refusals", []), *program.get("reasons", {})]
+    if not program.get("steps") and not refused:
+        return []
+    lines = ["## How it runs", ""]
+    if program["steps"]:
+        lines.append(
+            f"The example, when its size comes again, is a list of {program['steps']} steps, "
+            f"{program['native']} of them native, that gave the same bits as the model's forward."
+        )
+    else:
+        lines.append(f"The model runs as it is written, step by step: {'; '.join(refused)}.")
+    notes = [f"- {what}: {count}" for what, count in program["notes"].items()]
+    return [*lines, "", *notes, *([""] if notes else [])]
 
 
 def _made(report: Mapping[str, Any]) -> list[str]:

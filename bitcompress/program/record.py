@@ -78,7 +78,7 @@ class Record(TorchDispatchMode):
             constant = all(value.const is not None for value in read)
             changed = written(func, args, kwargs)
             self.reason = self.reason or refusal(func, args, constant)
-            before = {id(x): self._before_change(x, constant) for x in changed}
+            before = {id(x): self._before_change(func, x, constant) for x in changed}
             out = func(*args, **kwargs)
             why = self.reason or self._note(func, args, kwargs, out, before)
             self.reason = why and f"{why} ({func}{self._place()})"
@@ -181,7 +181,7 @@ class Record(TorchDispatchMode):
                 return self._value(t)
         return None
 
-    def _before_change(self, x: Tensor, constant: bool) -> Value:
+    def _before_change(self, func: Any, x: Tensor, constant: bool) -> Value:
         """What a tensor is that is about to be changed; others may have read its memory."""
         old = self._value(x)
         owner = old.owner
@@ -200,7 +200,7 @@ class Record(TorchDispatchMode):
                     copy = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)
                     old.const = copy.copy_(x)
                 old.root, old.offset = None, 0
-                self.stale[id(owner)] = owner, "a later step"
+                self.stale[id(owner)] = owner, str(func)
         return old
 
     def _read(self, x: Tensor) -> Value:

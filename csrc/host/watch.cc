@@ -4,24 +4,35 @@
 namespace host {
 namespace {
 
+// Without the checks of the functions, where the interface of the interpreter has it so.
+#ifdef Py_LIMITED_API
+inline PyObject* item(PyObject* tuple, Py_ssize_t i) { return PyTuple_GetItem(tuple, i); }
+inline PyObject* element(PyObject* list, Py_ssize_t i) { return PyList_GetItem(list, i); }
+inline Py_ssize_t size_of(PyObject* tuple) { return PyTuple_Size(tuple); }
+#else
+inline PyObject* item(PyObject* tuple, Py_ssize_t i) { return PyTuple_GET_ITEM(tuple, i); }
+inline PyObject* element(PyObject* list, Py_ssize_t i) { return PyList_GET_ITEM(list, i); }
+inline Py_ssize_t size_of(PyObject* tuple) { return PyTuple_GET_SIZE(tuple); }
+#endif
+
 bool same_dict(PyObject* dict, PyObject* copy) {
-  const Py_ssize_t size = PyTuple_Size(copy);
+  const Py_ssize_t size = size_of(copy);
   if (2 * PyDict_Size(dict) != size) return false;
+  if (size == 0) return true;
   Py_ssize_t place = 0, i = 0;
   PyObject *key = nullptr, *value = nullptr;
-  while (PyDict_Next(dict, &place, &key, &value)) {
-    if (i + 1 >= size || PyTuple_GetItem(copy, i) != key || PyTuple_GetItem(copy, i + 1) != value)
-      return false;
+  while (i < size && PyDict_Next(dict, &place, &key, &value)) {
+    if (item(copy, i) != key || item(copy, i + 1) != value) return false;
     i += 2;
   }
   return i == size;
 }
 
 bool same_list(PyObject* list, PyObject* copy) {
-  const Py_ssize_t size = PyTuple_Size(copy);
+  const Py_ssize_t size = size_of(copy);
   if (PyList_Size(list) != size) return false;
   for (Py_ssize_t i = 0; i < size; ++i)
-    if (PyList_GetItem(list, i) != PyTuple_GetItem(copy, i)) return false;
+    if (element(list, i) != item(copy, i)) return false;
   return true;
 }
 
@@ -30,8 +41,8 @@ int64_t first_change(const nb::list& containers, const nb::list& copies) {
   if (nb::len(containers) != nb::len(copies)) refuse("as many containers as copies");
   const auto count = static_cast<Py_ssize_t>(nb::len(containers));
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* now = PyList_GetItem(containers.ptr(), i);
-    PyObject* then = PyList_GetItem(copies.ptr(), i);
+    PyObject* now = element(containers.ptr(), i);
+    PyObject* then = element(copies.ptr(), i);
     if (!PyTuple_Check(then)) throw nb::type_error("a copy is a tuple");
     if (!PyDict_Check(now) && !PyList_Check(now)) throw nb::type_error("a dict or a list");
     if (!(PyDict_Check(now) ? same_dict(now, then) : same_list(now, then))) return i;

@@ -50,6 +50,9 @@ def made_up() -> dict[str, Any]:
                    {"stage": "train", "seconds": 180.0, "peak_rss_mb": 1900.0}],
         "parity": {"psnr_db": 88.25, "changed_share": 0.0001},
         "machine": {"processor": "A processor", "threads": 2, "native": "avx2"},
+        "program": {"steps": 17, "native": 12, "refusals": [], "reasons": {},
+                    "notes": {"codes kept between layers": 5,
+                              "attention not gathered: an operand has gaps in memory": 1}},
         "versions": {"python": "3.11", "torch": "2.13"}, "notes": ["bn1 not folded: shared"],
     }  # fmt: skip
 
@@ -57,6 +60,13 @@ def made_up() -> dict[str, Any]:
 def test_the_page_is_as_agreed() -> None:
     """To change the page on purpose: python tests/measure/test_markdown.py"""
     assert write_markdown(made_up()) == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_a_model_without_a_program_says_why() -> None:
+    none = {"steps": 0, "native": 0, "notes": {}, "refusals": ["random numbers are drawn"]}
+    page = write_markdown({**made_up(), "program": {**none, "reasons": {}}})
+    assert "runs as it is written, step by step: random numbers are drawn." in page
+    assert "How it runs" not in write_markdown({**made_up(), "program": {}})
 
 
 if __name__ == "__main__":

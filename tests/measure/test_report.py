@@ -205,3 +205,16 @@ def test_what_was_fused_and_what_was_not_is_told() -> None:
         page = write_markdown({**made.report, "speed": {**example, "packed_ms": 1.0}})
         assert "in one pass: 1. Others ran one product after the other" in page
         assert "read by `clamp` (1)." in page
+
+
+def test_the_program_of_the_example_is_told() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 8)
+    made = api.quantize(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), x, bits=8,
+                        data=[x], overrides={"train.method": "none"})  # fmt: skip
+    told = made.report["program"]
+    if native.kernels() is None:
+        assert told["steps"] == 0 and told["reasons"] == {native.why_not(): 3}
+    else:
+        assert told["native"] >= 2 and told["steps"] >= told["native"]
+        assert told["refusals"] == [] and told["reasons"] == {}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bitcompress
 from bitcompress import native
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.program import use_programs
 from bitcompress.program.cache import Made, Programs
 from bitcompress.program.execute import Program
 
@@ -29,10 +30,31 @@ def equal(ones: Any, others: Any) -> bool:
     )
 
 
+class Body(nn.Module):
+    """Two linears with a place for whatever a test does between them."""
+
+    def __init__(self, between: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 32), nn.Linear(32, 8)
+        self.between = between or (lambda net, h: h)
+        self.factor, self.table = 2.0, {"shift": 0.5}
+        self.mask = torch.rand(32)
+        self.register_buffer("gain", torch.rand(32))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.two(self.between(self, self.one(x)))
+
+
+def rows(*size: int) -> Tensor:
+    return torch.randn(*(size or (6, 8)))
+
+
 class Lab:
     """What the tests of this room do with models."""
 
     equal = staticmethod(equal)
+    rows = staticmethod(rows)
+    Body = Body
 
     @staticmethod
     def pack(net: nn.Module, *inputs: Any, bits: int = 4, recipe: str = "minmax") -> Rewritten:
@@ -43,6 +65,7 @@ class Lab:
             overrides={"train.method": "none"},
         )  # fmt: skip
         assert isinstance(result.model, Rewritten)
+        use_programs(result.model)  # the report has made one already
         return result.model
 
     @staticmethod
@@ -82,6 +105,15 @@ class Lab:
         if program:
             assert not self.programs(model).refusals()
         return list(made.labels) if made else []
+
+    def check(self, model: Rewritten, make: Callable[[], Any] = rows, times: int = 5) -> None:
+        """Assert that, whatever runs, the output is that of the forward."""
+        for _ in range(times):
+            x = make()
+            args = x if isinstance(x, tuple) else (x,)
+            with torch.no_grad():
+                own = model.run_net(*args)
+                assert equal(model(*args), own)
 
 
 @pytest.fixture
