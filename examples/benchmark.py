@@ -3,7 +3,10 @@
     python examples/benchmark.py row --model dat-x2 --recipe default --bits 2 \
         --checkpoint DAT_light_x2.pth --data PHOTOS --set Set5 --set Set14
     python examples/benchmark.py random swinir-light-x2 swinir.pth  # seeded, untrained
+    bitcompress bench model swinir-w2/ --float swinir.pth --untrained -o speed/  # model.json
     python examples/benchmark.py table      # docs/results/*.json -> tables of docs/benchmarks.md
+
+Speeds are the model.json and kernels.json of `bitcompress bench`, put into docs/results/speed/.
 
 A row keeps the command's arguments, machine, seed and seconds. Pictures that calibrate are never
 scored.
@@ -25,6 +28,7 @@ from bitcompress.models import MODELS
 from bitcompress.progress import ProgressLine
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+SPEED = RESULTS / "speed"
 PAGE = RESULTS.parent / "benchmarks.md"
 BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
 
@@ -139,10 +143,67 @@ def table(arguments: argparse.Namespace) -> None:
                       f"{r['peak_rss_mb']:.0f}"]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    lines += _models() + _kernels()
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+
+
+def _models() -> list[str]:
+    """Whole models, from `bench model`."""
+    lines = []
+    for report in _reports("model"):
+        for r in report["rows"]:
+            ways = [r["float_ms"]["torch"], r["float_ms"]["ort"], r["int8_ms"]["ort"]]
+            cells = [r["model"], f"{r['weight_bits']}/{r['act_bits']}",
+                     "x".join(map(str, r["input"][0])), str(r["threads"]), _cell(r["ms"], 1),
+                     *(_cell(ms, 1) for ms in (*ways, r["bf16_ms"]["torch"])),
+                     *(_times(ms, r["ms"]) for ms in ways),
+                     _cell(r["rss_mb"], 0), _cell(r["psnr_drop_db"], 2) or "n/a",
+                     str(r["load"])]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
+    head = ["model", "W/A", "input", "threads", "packed ms", "torch", "ORT", "ORT int8",
+            "torch bf16", "x torch", "x ORT", "x ORT int8", "MB", "lost dB", "load"]  # fmt: skip
+    return ["### Whole models", "", *_table(head, lines), ""] if lines else []
+
+
+def _kernels() -> list[str]:
+    """Each operator at its fastest level, from `bench kernels`."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for report in _reports("kernels"):
+        for r in report["rows"]:
+            key = r["op"], r["weight_bits"], r["act_bits"], r["shape"], r["threads"]
+            if r.get("us") and (key not in best or r["us"] < best[key]["us"]):
+                best[key] = r
+    lines = []
+    for r in best.values():
+        ratios = [r["ratio"].get(name) for name in ("torch_fp32", "ort_fp32", "ort_int8")]
+        cells = [r["op"], f"{r['weight_bits']}/{r['act_bits']}", r["shape"], str(r["threads"]),
+                 r["level"], _cell(r["us"], 0),
+                 *("n/a" if x is None else f"{x:.2f}x" for x in ratios),
+                 _share(r.get("peak_fraction"))]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    head = ["operator", "W/A", "shape", "threads", "level", "us", "x torch", "x ORT", "x ORT int8",
+            "of peak"]  # fmt: skip
+    return ["### Operators", "", *_table(head, lines), ""] if lines else []
+
+
+def _reports(kind: str) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SPEED.glob("*.json"))]
+    return [report for report in found if report.get("bench") == kind]
+
+
+def _table(head: list[str], lines: list[str]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines]
+
+
+def _share(part: float | None) -> str:
+    return "" if part is None else f"{100 * part:.0f} %"
+
+
+def _times(other: float | None, ours: float) -> str:
+    return "n/a" if other is None else f"{other / ours:.2f}x"
 
 
 def _cell(value: float | None, digits: int) -> str:
