@@ -68,7 +68,8 @@ void multiplications(Input& in) {
   bc_product product{batch,         m, n, k, a.record, b.record, a_grid.record, b_grid.record,
                      in.byte() % 2, nullptr, 0, 0};
   const Memory<int64_t> starts(in, elements({batch}));
-  if (in.byte() % 2 != 0 && starts.get() != nullptr) {  // columns that lie dense, side by side
+  const bool lies = in.byte() % 2 != 0 && elements({batch, m}) > 0;
+  if (lies && starts.get() != nullptr) {  // columns that lie dense, side by side
     for (int64_t i = 0; i < batch; ++i) starts.get()[i] = i * m;
     product.out_starts = starts.get(), product.out_row = 1, product.out_column = batch * m;
   }
