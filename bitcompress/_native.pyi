@@ -187,6 +187,7 @@ def multiply(
     threads: int = 1,
     per_row: bool = False,
 ) -> None: ...
+
 class Multiply:
     def __init__(
         self,

@@ -2,9 +2,11 @@
 
     python examples/benchmark.py row --model dat-x2 --recipe default --bits 2 \
         --checkpoint DAT_light_x2.pth --data PHOTOS --set Set5 --set Set14
-    python examples/benchmark.py speed --model dat-light-x2 --checkpoint DAT_light_x2.pth --bits 2
     python examples/benchmark.py random swinir-light-x2 swinir.pth  # seeded, untrained
+    bitcompress bench model swinir-w2/ --float swinir.pth --untrained -o speed/  # model.json
     python examples/benchmark.py table      # docs/results/*.json -> tables of docs/benchmarks.md
+
+Speeds are the model.json and kernels.json of `bitcompress bench`, put into docs/results/speed/.
 
 A row keeps the command's arguments, machine, seed and seconds. Pictures that calibrate are never
 scored.
@@ -80,31 +82,6 @@ def row(arguments: argparse.Namespace) -> None:
     print(path.name, {k: v.get("drop_db") for k, v in kept["quality"].items()}, f"{spent:.0f} s")
 
 
-def speed(arguments: argparse.Namespace) -> None:
-    """Time float and packed side by side; speed depends on widths and shapes, not on tuning."""
-    torch.set_num_threads(arguments.threads)
-    result = api.quantize(
-        arguments.checkpoint, bits=arguments.bits, overrides={"train.steps": 0},
-        progress=ProgressLine(),
-    )  # fmt: skip
-    rows = []
-    for side in arguments.side:
-        picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        example = picture * result.source.image_range
-        api.measure(result, example_inputs=example, repeats=arguments.repeats)
-        rows.append({**result.report["speed"], "side": side})
-    kept = {
-        "model": arguments.model, "bits": arguments.bits, "rows": rows,
-        "coverage": result.report["capture"]["coverage"],
-        "machine": result.report["machine"], "versions": result.report["versions"],
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    SPEED.mkdir(parents=True, exist_ok=True)
-    path = SPEED / f"{arguments.model}-w{arguments.bits}-t{arguments.threads}.json"
-    path.write_text(json.dumps(_finite(kept), indent=1) + "\n", encoding="utf-8")
-    print(path.name, [(r["side"], round(r["ratio"], 2)) for r in rows])
-
-
 RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "swinir-light-x2": (
         "swinir",
@@ -166,26 +143,67 @@ def table(arguments: argparse.Namespace) -> None:
                       f"{r['peak_rss_mb']:.0f}"]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    lines += _speed_lines()
+    lines += _models() + _kernels()
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
-def _speed_lines() -> list[str]:
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SPEED.glob("*.json"))]
-    if not found:
-        return []
-    head = ["model", "W/A bits", "threads", "pixels", "float ms", "packed ms", "float / packed"]
-    lines = ["### Speed", "", "| " + " | ".join([*head, "load"]) + " |", "|" + "---|" * 8]
-    for r in sorted(found, key=lambda r: (r["model"], -r["bits"])):
-        for s in r["rows"]:
-            cells = [r["model"], f"{r['bits']}/{r['bits']}", str(s["threads"]),
-                     f"{s['side']}x{s['side']}", f"{s['float_ms']:.1f}", f"{s['packed_ms']:.1f}",
-                     f"{s['ratio']:.2f}x", f"{s['load']:.1f}"]  # fmt: skip
+def _models() -> list[str]:
+    """Whole models, from `bench model`."""
+    lines = []
+    for report in _reports("model"):
+        for r in report["rows"]:
+            ways = [r["float_ms"]["torch"], r["float_ms"]["ort"], r["int8_ms"]["ort"]]
+            cells = [r["model"], f"{r['weight_bits']}/{r['act_bits']}",
+                     "x".join(map(str, r["input"][0])), str(r["threads"]), _cell(r["ms"], 1),
+                     *(_cell(ms, 1) for ms in (*ways, r["bf16_ms"]["torch"])),
+                     *(_times(ms, r["ms"]) for ms in ways),
+                     _cell(r["rss_mb"], 0), _cell(r["psnr_drop_db"], 2) or "n/a",
+                     str(r["load"])]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    head = ["model", "W/A", "input", "threads", "packed ms", "torch", "ORT", "ORT int8",
+            "torch bf16", "x torch", "x ORT", "x ORT int8", "MB", "lost dB", "load"]  # fmt: skip
+    return ["### Whole models", "", *_table(head, lines), ""] if lines else []
+
+
+def _kernels() -> list[str]:
+    """Each operator at its fastest level, from `bench kernels`."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for report in _reports("kernels"):
+        for r in report["rows"]:
+            key = r["op"], r["weight_bits"], r["act_bits"], r["shape"], r["threads"]
+            if r.get("us") and (key not in best or r["us"] < best[key]["us"]):
+                best[key] = r
+    lines = []
+    for r in best.values():
+        ratios = [r["ratio"].get(name) for name in ("torch_fp32", "ort_fp32", "ort_int8")]
+        cells = [r["op"], f"{r['weight_bits']}/{r['act_bits']}", r["shape"], str(r["threads"]),
+                 r["level"], _cell(r["us"], 0),
+                 *("n/a" if x is None else f"{x:.2f}x" for x in ratios),
+                 _share(r.get("peak_fraction"))]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    head = ["operator", "W/A", "shape", "threads", "level", "us", "x torch", "x ORT", "x ORT int8",
+            "of peak"]  # fmt: skip
+    return ["### Operators", "", *_table(head, lines), ""] if lines else []
+
+
+def _reports(kind: str) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SPEED.glob("*.json"))]
+    return [report for report in found if report.get("bench") == kind]
+
+
+def _table(head: list[str], lines: list[str]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines]
+
+
+def _share(part: float | None) -> str:
+    return "" if part is None else f"{100 * part:.0f} %"
+
+
+def _times(other: float | None, ours: float) -> str:
+    return "n/a" if other is None else f"{other / ours:.2f}x"
 
 
 def _cell(value: float | None, digits: int) -> str:
@@ -217,18 +235,8 @@ def main() -> None:
     made.add_argument("name", choices=RANDOM)
     made.add_argument("path", type=Path)
     made.set_defaults(run=random)
-    timed = commands.add_parser("speed")
-    timed.add_argument("--model", required=True, help="Name in the table.")
-    timed.add_argument("--checkpoint", required=True, type=Path)
-    timed.add_argument("--bits", type=int, required=True)
-    timed.add_argument("--side", type=int, action="append", default=None, help="Pixels a side.")
-    timed.add_argument("--threads", type=int, default=1)
-    timed.add_argument("--repeats", type=int, default=5)
-    timed.set_defaults(run=speed)
     commands.add_parser("table").set_defaults(run=table)
     arguments = parser.parse_args()
-    if arguments.run is speed:
-        arguments.side = arguments.side or [64, 128]
     arguments.run(arguments)
 
 

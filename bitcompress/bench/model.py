@@ -204,7 +204,7 @@ def _ort(
         return
     step, names = "export to ONNX", ["ort_fp32", "ort_int8"]
     try:
-        with exported.quiet(), exported.within(settings.limit):
+        with exported.quiet(), exported.within(settings.limit), exported.spare_memory():
             exported.export(private_copy(subject.float_model), args, kwargs, plain)
             step = "ONNX Runtime"
             run = exported.opened(plain, inputs, settings.threads)
@@ -215,7 +215,7 @@ def _ort(
             return
         others.contenders.append(Contender("ort_fp32/ort", run))
         step, names = "static int8 by ONNX Runtime", ["ort_int8"]
-        with exported.quiet(), exported.within(settings.limit):
+        with exported.quiet(), exported.within(settings.limit), exported.spare_memory():
             lists = [(*a, *k.values()) for a, k in map(as_inputs, batches)]
             exported.to_int8(plain, lists, small)
             int8 = exported.opened(small, inputs, settings.threads)

@@ -57,7 +57,7 @@ struct Nibbles {
 #pragma GCC unroll 16
           for (int r = 0; r < kRows; ++r) {
             const __m128i* at =
-                reinterpret_cast<const __m128i*>(kBank.sums[0] + left[r * stride]);
+                reinterpret_cast<const __m128i*>(kBank.row(left[r * stride]));
             const __m256i sums = _mm256_broadcastsi128_si256(_mm_load_si128(at));
 #pragma GCC unroll 16
             for (int v = 0; v < kVectors; ++v)

@@ -34,6 +34,11 @@ struct Bank {
       }
     }
   }
+
+  // The row that begins so many bytes from the first.
+  const uint8_t* row(int64_t offset) const {
+    return reinterpret_cast<const uint8_t*>(this) + offset;
+  }
 };
 
 // Some units of some runs: what a tile sums in 16 bits.

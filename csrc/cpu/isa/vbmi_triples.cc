@@ -49,7 +49,7 @@ inline void look_up(const uint8_t* left, int64_t stride, const uint8_t* panel,
     for (int v = 0; v < kVecs; ++v) right[v] = _mm512_load_si512(panel + 64 * (u * kVecs + v));
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const __m512i row = _mm512_load_si512(kBank.sums[0] + static_cast<uint16_t>(units[r]));
+      const __m512i row = _mm512_load_si512(kBank.row(static_cast<uint16_t>(units[r])));
       units[r] >>= 16;
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) {
