@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from bitcompress.graph.defer import Deferred
+
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -50,6 +52,11 @@ def run_attention(
         key, value = key.repeat_interleave(repeat, -3), value.repeat_interleave(repeat, -3)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     logits = products.get("qk", torch.matmul)(query * factor, key.transpose(-2, -1))
+    av = products.get("av", torch.matmul)
+    if isinstance(logits, Deferred):
+        if not is_causal and attn_mask is None and dropout_p == 0:
+            return av(logits.owner.follow(torch.softmax, (logits, -1), {}), value)
+        logits = logits.numbers("a mask or dropout of scaled_dot_product_attention")
     if is_causal:
         ones = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(~ones.tril(), float("-inf"))
@@ -63,7 +70,7 @@ def run_attention(
         # A row that may attend to nothing gives zeros, as torch has it.
         weights = weights.masked_fill((logits == float("-inf")).all(-1, keepdim=True), 0.0)
     weights = F.dropout(weights, dropout_p, training=dropout_p > 0)
-    return products.get("av", torch.matmul)(weights, value)
+    return av(weights, value)
 
 
 def run_einsum(product: Product, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:

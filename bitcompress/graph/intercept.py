@@ -246,7 +246,12 @@ def _run(
     if kind == "einsum":
         return run_einsum(modules[""], args, kwargs)
     if kind == "sdpa":
-        return run_attention(modules, *args, **kwargs)
+        both = {"qk", "av"} <= modules.keys()
+        products = {
+            part: _waiting(module, deferrals) if both else module
+            for part, module in modules.items()
+        }
+        return run_attention(products, *args, **kwargs)
     x = args[0] if args else kwargs["input"]
     return modules[""](x)
 
