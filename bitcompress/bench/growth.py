@@ -20,8 +20,10 @@ from bitcompress.memory import keep_large_blocks
 
 SIDES = (64, 128, 256, 512, 1024)
 FLOAT_UP_TO = 512
-TRIES, FEWEST, QUICK = 4, 2, 2.0
+TRIES, FEWEST, QUICK = 6, 2, 2.0
 """Runs at each size, of which the best counts; only quick ones, in seconds, have all TRIES."""
+UNTIL_PROVED = 5
+"""Runs of a packed model: its program runs alone from the fourth of a size on."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,13 +38,14 @@ def alone(
     keep_large_blocks()
     torch.set_num_threads(threads)
     stages = Stages()
+    fewest = FEWEST if getattr(model, "programs", None) is None else UNTIL_PROVED
     with torch.inference_mode():
         model(example(min(sides)))
         for side in sorted(sides):
             x = example(side)
             taken: list[float] = []
             with stages(str(side)):
-                while len(taken) < (TRIES if taken and min(taken) < QUICK else FEWEST):
+                while len(taken) < (TRIES if taken and min(taken) < QUICK else fewest):
                     start = time.perf_counter()
                     model(x)
                     taken.append(time.perf_counter() - start)
