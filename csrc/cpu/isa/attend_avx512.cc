@@ -3,6 +3,7 @@
 
 #define BITCOMPRESS_VECTOR 16
 #include "attend.h"
+#include "transpose512.h"
 
 namespace bc {
 namespace {
@@ -51,33 +52,6 @@ inline Reals Wide::narrow() const {
   const __m256 upper = _mm512_cvtpd_ps(reinterpret_cast<__m512d>(high));
   const __m512d both = _mm512_castps_pd(_mm512_castps256_ps512(lower));
   return reinterpret_cast<Reals>(_mm512_insertf64x4(both, _mm256_castps_pd(upper), 1));
-}
-
-// 16 x 16 words of 32 bits: pairs of words, pairs of pairs, then the quarters of the registers.
-inline void transpose(__m512i m[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    m[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(m[i], m[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(m[i], m[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(m[i + 8], m[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(m[i + 8], m[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    m[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    m[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    m[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    m[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
 }
 
 // 4 x 4 words in each quarter.

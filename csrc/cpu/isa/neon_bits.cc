@@ -7,15 +7,12 @@
 #include <string.h>
 
 #include "neon.h"
-#include "tiles.h"
+#include "words.h"
 
 namespace bc {
 namespace {
 
-constexpr int64_t kWord = 32;  // channels of a unit
 constexpr int64_t kAdds = 31;  // 31 * 8 bits fit into a byte
-
-int64_t units(int64_t channels) { return (channels + kWord - 1) / kWord; }
 
 struct Bits {
   static constexpr int64_t kWidth = 4, kVectors = 4, kStep = 1, kBytes = 4;
@@ -79,8 +76,6 @@ struct Bits {
   }
 };
 
-using Cut = Tiles<Bits>;
-
 // 16 codes of 0 and 1 to 16 bits: each moved to its place in its byte, then all of a byte added.
 inline uint16_t gather(uint8x16_t codes) {
   const int8x16_t places = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -101,40 +96,8 @@ void load(const uint8_t* codes, int64_t pixels, int64_t channels, uint8_t* out) 
   }
 }
 
-int64_t panel_bytes(int64_t columns, int64_t segments, int64_t pixels, int64_t channels) {
-  return Cut::panel_bytes(columns, segments, pixels * units(channels));
-}
-
-void pack_panel(const uint8_t* right, int64_t columns, int64_t segments, int64_t pixels,
-                int64_t channels, bool, void* panel) {
-  uint8_t* block = static_cast<uint8_t*>(panel);
-  const int64_t words = pixels * units(channels);
-  memset(panel, 0, static_cast<size_t>(panel_bytes(columns, segments, pixels, channels)));
-  for (int64_t first = 0; first < columns; first += Bits::kVectors * Bits::kWidth) {
-    const int64_t pitch = Cut::vectors(columns - first) * 16;
-    const int64_t end = columns - first < 16 ? columns - first : 16;
-    for (int64_t c = 0; c < end; ++c) {
-      const uint8_t* codes = right + (first + c) * segments * pixels * channels;
-      uint8_t* to = block + c * 4;
-      for (int64_t s = 0; s < segments * pixels; ++s, codes += channels) {
-        for (int64_t k = 0; k < channels; k += kWord, to += pitch)
-          load(codes + k, 1, channels - k < kWord ? channels - k : kWord, to);
-      }
-    }
-    block += Cut::block_bytes(columns - first, segments, words);
-  }
-}
-
-void product(const Product& p) {
-  static const int32_t kZero[kRowBlock] = {};
-  Product words = p;
-  words.length = p.pixels * units(p.length / p.pixels), words.pixels = 1;
-  for (int64_t first = 0; first < p.rows; first += kRowBlock)
-    Cut::blocks(words, first, p.rows - first < kRowBlock ? p.rows - first : kRowBlock, kZero);
-}
-
 }  // namespace
 
-const Form kNeonBits = {"bits", 4, units, load, panel_bytes, pack_panel, product, 1, false};
+const Form kNeonBits = word_form<Bits, load>();
 
 }  // namespace bc
