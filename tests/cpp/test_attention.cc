@@ -8,28 +8,10 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "check.h"
 #include "levels.h"
 
 namespace {
-
-int g_checks = 0, g_failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  ++g_checks;
-  if (holds) return;
-  ++g_failures;
-  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
-}
-
-struct Random {
-  uint64_t state = 88172645463325252ull;
-  float real(float low, float high) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return low + (high - low) * static_cast<float>(state >> 40) * (1.0f / (1 << 24));
-  }
-};
 
 std::vector<float> reals(Random& random, int64_t n, float low, float high) {
   std::vector<float> all(static_cast<size_t>(n));

@@ -14,33 +14,10 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "check.h"
 #include "levels.h"
 
 namespace {
-
-int g_checks = 0, g_failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  ++g_checks;
-  if (holds) return;
-  ++g_failures;
-  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
-}
-
-// A small generator of our own: the same numbers on every machine.
-struct Random {
-  uint64_t state = 88172645463325252ull;
-  uint64_t next() {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-  }
-  int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
-  float real(float low, float high) {
-    return low + (high - low) * static_cast<float>(next() >> 40) * (1.0f / (1 << 24));
-  }
-};
 
 std::vector<uint8_t> random_codes(Random& random, int64_t n, int bits) {
   std::vector<uint8_t> codes(static_cast<size_t>(n));

@@ -7,34 +7,10 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "check.h"
 #include "levels.h"
 
 namespace {
-
-int g_checks = 0, g_failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  ++g_checks;
-  if (holds) return;
-  ++g_failures;
-  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
-}
-
-struct Random {
-  uint64_t state = 88172645463325252ull;
-  uint64_t next() {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-  }
-  int64_t from(int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1));
-  }
-  float real(float low, float high) {
-    return low + (high - low) * static_cast<float>(next() >> 40) * (1.0f / (1 << 24));
-  }
-};
 
 struct Problem {
   bc_conv2d c;

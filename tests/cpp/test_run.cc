@@ -8,39 +8,16 @@
 #include <vector>
 
 #include "bitcompress/bits.h"
+#include "check.h"
 #include "levels.h"
 
 namespace {
 
-int g_checks = 0, g_failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  ++g_checks;
-  if (holds) return;
-  ++g_failures;
-  std::fprintf(stderr, "FAILED [%s]: %s\n", bc_isa(), what.c_str());
+std::vector<float> reals(Random& random, int64_t n, float low, float high) {
+  std::vector<float> all;
+  for (int64_t i = 0; i < n; ++i) all.push_back(random.real(low, high));
+  return all;
 }
-
-struct Random {
-  uint64_t state = 88172645463325252ull;
-  uint64_t next() {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-  }
-  int64_t from(int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1));
-  }
-  float real(float low, float high) {
-    return low + (high - low) * static_cast<float>(next() >> 40) * (1.0f / (1 << 24));
-  }
-  std::vector<float> reals(int64_t n, float low, float high) {
-    std::vector<float> all;
-    for (int64_t i = 0; i < n; ++i) all.push_back(real(low, high));
-    return all;
-  }
-};
 
 uint8_t code_of(float x, float scale, float offset, float top) {
   const float code = std::nearbyint((x - offset) / scale);
@@ -79,9 +56,9 @@ struct Layer {
     const int64_t size = c.filters * c.kernel_h * c.kernel_w * (c.channels / c.groups);
     for (int64_t i = 0; i < size; ++i)
       w.push_back(static_cast<uint8_t>(random.from(0, (1 << bits) - 1)));
-    w_scale = random.reals(c.filters, 0.01f, 0.1f);
-    w_offset = random.reals(c.filters, symmetric ? 0.0f : -0.5f, 0.0f);
-    bias = random.reals(c.filters, symmetric ? 0.0f : -1.0f, symmetric ? 0.0f : 1.0f);
+    w_scale = reals(random, c.filters, 0.01f, 0.1f);
+    w_offset = reals(random, c.filters, symmetric ? 0.0f : -0.5f, 0.0f);
+    bias = reals(random, c.filters, symmetric ? 0.0f : -1.0f, symmetric ? 0.0f : 1.0f);
     scale = 2.0f / static_cast<float>((1 << bits) - 1);
   }
 
@@ -141,8 +118,8 @@ void test_one(const Layer& l, int threads, Random& random, const std::string& wh
       plain.push_back(l.at(image, p % (oh * ow) / ow, p % ow, o));
   }
   const int64_t wide = c.filters + 3;
-  const std::vector<float> slopes = random.reals(c.filters, -0.5f, 0.5f);
-  const std::vector<float> addend = random.reals(places * wide, -1, 1);
+  const std::vector<float> slopes = reals(random, c.filters, -0.5f, 0.5f);
+  const std::vector<float> addend = reals(random, places * wide, -1, 1);
   std::vector<float> stored(static_cast<size_t>(places * wide), 7.0f), wanted = plain;
   for (int64_t i = 0; i < places * c.filters; ++i) {
     float& y = wanted[static_cast<size_t>(i)];
@@ -258,8 +235,8 @@ void test_rows() {
   Random random;
   for (int i = 0; i < (small_tests() ? 8 : 40); ++i) {
     const int64_t rows = random.from(1, 200), n = random.from(1, 90), pitch = n + random.from(0, 3);
-    const std::vector<float> x = random.reals(rows * pitch, -3, 3), gain = random.reals(n, 0, 2);
-    const std::vector<float> shift = random.reals(n, -1, 1), less = random.reals(rows, -1, 1);
+    const std::vector<float> x = reals(random, rows * pitch, -3, 3), gain = reals(random, n, 0, 2);
+    const std::vector<float> shift = reals(random, n, -1, 1), less = reals(random, rows, -1, 1);
     std::vector<float> wanted(static_cast<size_t>(rows * n)), out(wanted.size());
     expect(bc_layer_norm(x.data(), rows, n, pitch, gain.data(), shift.data(), 1e-5f, wanted.data(),
                          n, 1) == BC_OK, "layer norm");
