@@ -128,7 +128,7 @@ def table(arguments: argparse.Namespace) -> None:
         for name in sets:
             head += [f"{name} float", f"{name} packed", "drop dB"]
         head += ["bytes", "smaller", "steps", "s", "threads", "peak MB"]
-        lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        lines += _table(head, [])
         for r in mine:
             changed = ", ".join(f"{k}={v}" for k, v in r["overrides"].items())
             name = f"{r['recipe']} ({changed})" if changed else r["recipe"]

@@ -7,12 +7,14 @@ it is bound anew in each run, to what operators of torch have made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitcompress import native
+from bitcompress.layers import PackedConv2d
 from bitcompress.packed import ops, steps
 from bitcompress.packed.attention import ProductGrids, product_arguments
 from bitcompress.packed.gathered import Gathered
@@ -56,6 +58,13 @@ def step(node: Node, read: list[Slot], outs: list[Slot]) -> Callable[[list[Any]]
     return step_
 
 
+def _kernels() -> ModuleType:
+    """The native module: there are no programs without it."""
+    kernels = native.kernels()
+    assert kernels is not None
+    return kernels
+
+
 def _rows(x: Tensor, axis: int) -> Tensor:
     """A value as rows (R, C) of the same memory."""
     last = x.permute(0, 2, 3, 1) if axis == 1 and x.dim() == 4 else x
@@ -78,15 +87,13 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | No
             made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
         elif part.kind == "store":
             made.append((steps.NUMBERS["store"], 0.0, None, None, kept))
-        elif part.operand >= 0:
+        elif part.operand > 0:
             x = operands[part.operand]
             rows = x.reshape(1, -1) if part.reach == "channel" else x
             made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None))
         else:
             made.append((steps.NUMBERS[part.kind], part.value, None, None, None))
-    kernels = native.kernels()
-    assert kernels is not None
-    return kernels.Chain(made)
+    return _kernels().Chain(made)
 
 
 def _layer(node: Node) -> Make:
@@ -94,8 +101,7 @@ def _layer(node: Node) -> Make:
     x_axis, to_axis = in_axis(node), out_axis(node)
     grid = spec.codes_out
     parts = None if grid is None else (grid.scale, grid.offset, grid.top)
-    kernels = native.kernels()
-    assert kernels is not None
+    kernels = _kernels()
     if spec.module is None:
 
         def rows(read: list[Tensor], outs: list[Tensor]) -> Run:
@@ -107,12 +113,12 @@ def _layer(node: Node) -> Make:
         return rows
     module = spec.module
 
-    held = native_layer(module, torch.empty(1), module._weights)  # type: ignore[arg-type]
+    held = native_layer(module, torch.empty(1), module._weights)
 
     def layer(read: list[Tensor], outs: list[Tensor]) -> Run:
         x, to = _rows(read[0], x_axis), _rows(outs[-1], to_axis)
         kept = _rows(outs[0], to_axis)
-        if spec.pictures:
+        if isinstance(module, PackedConv2d):
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
@@ -123,10 +129,10 @@ def _layer(node: Node) -> Make:
     return layer
 
 
-def _size(module: nn.Module, x: Tensor, shuffle: int) -> tuple[int, int, int]:
+def _size(module: PackedConv2d, x: Tensor, shuffle: int) -> tuple[int, int, int]:
     """Images, height and width of what a convolution gives."""
     g, weight = module.geometry, module.weight_shape
-    height, width = ops.conv2d_size(x.shape, weight, g.stride, g.padding, g.dilation)  # type: ignore
+    height, width = ops.conv2d_size(x.shape, weight, g.stride, g.padding, g.dilation)
     r = max(1, shuffle)
     return x.shape[0], height * r, width * r
 
@@ -148,8 +154,7 @@ def _relayout(node: Node) -> Make:
 
 def copier(x: Tensor, out: Tensor) -> Run:
     """A copy from one layout to another, by turned matrices where it is one."""
-    kernels, turned = native.kernels(), _as_turn(x, out)
-    assert kernels is not None
+    kernels, turned = _kernels(), _as_turn(x, out)
 
     def run(threads: int) -> None:
         if turned is None:
@@ -189,8 +194,7 @@ def _as_turn(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _multiply(node: Node) -> Make:
     grids: ProductGrids = node.target
-    kernels = native.kernels()
-    assert kernels is not None
+    kernels = _kernels()
 
     def make(read: list[Tensor], outs: list[Tensor]) -> Run:
         told = product_arguments(read[0], read[1], grids, outs[0])
@@ -201,8 +205,7 @@ def _multiply(node: Node) -> Make:
 
 def _unit(node: Node) -> Make:
     dim, least = node.target
-    kernels = native.kernels()
-    assert kernels is not None
+    kernels = _kernels()
 
     def make(read: list[Tensor], outs: list[Tensor]) -> Run:
         found = unit_views(read[0], dim, outs[0])

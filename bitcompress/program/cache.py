@@ -150,7 +150,7 @@ class Programs:
     ) -> Any:
         """Run the model, record it, and keep a program if that gives the same bits."""
         inputs = [x for x in flat if isinstance(x, Tensor)]
-        record = Record(inputs, lambda: "")
+        record = Record(inputs)
         with record:
             out = forward(*args, **kwargs)
         try:

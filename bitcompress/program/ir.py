@@ -69,8 +69,6 @@ class Node:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outs: list[Value]
-    module: str = ""
-    """Where in the model it stands, for reports."""
 
     def inputs(self) -> Iterator[Value]:
         """The values it reads, each as often as it reads it."""
@@ -173,10 +171,6 @@ class Graph:
     def note(self, what: str) -> None:
         """Count something a rule did or refused."""
         self.notes[what] = self.notes.get(what, 0) + 1
-
-    def index(self) -> dict[int, int]:
-        """The place of every node in the order, by identity."""
-        return {id(node): place for place, node in enumerate(self.nodes)}
 
     def link(self) -> None:
         """Find the users of all values anew."""

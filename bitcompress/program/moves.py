@@ -101,13 +101,18 @@ def origin(value: Value, through: tuple[Any, ...] = ()) -> Value:
     return value
 
 
+def moved(node: Node) -> Value:
+    """The value that a node moves."""
+    return next(v for v in node.inputs() if v.const is None)
+
+
 def trail(value: Value, source: Value) -> list[Node]:
     """The nodes on the way from `source` to `value`, first to last."""
     nodes: list[Node] = []
     while value is not source:
         assert value.node is not None
         nodes.append(value.node)
-        value = next(v for v in value.node.inputs() if v.const is None)
+        value = moved(value.node)
     return nodes[::-1]
 
 
@@ -132,9 +137,7 @@ def places_of(value: Value, source: Value, skip: tuple[Any, ...] = ()) -> Tensor
     chain = trail(value, source)
     for number, node in enumerate(chain):
         following = chain[number + 1] if number + 1 < len(chain) else None
-        wanted = (
-            value if following is None else next(v for v in following.inputs() if v.const is None)
-        )
+        wanted = value if following is None else moved(following)
         if node.target in skip:  # its output may lie in another order
             turned = torch.empty_strided(wanted.shape, wanted.stride, dtype=torch.int32)
             places = turned.copy_(places)

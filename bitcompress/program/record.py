@@ -36,10 +36,9 @@ FRESH = frozenset({aten.lift_fresh.default})
 class Record(TorchDispatchMode):
     """Writes the operators of this thread into a graph, in order."""
 
-    def __init__(self, inputs: Sequence[Tensor], where: Callable[[], str]) -> None:
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.known: Any = WeakIdKeyDictionary()
-        self.where = where
         self.graph = Graph([self._new(x) for x in inputs])
         self.outside: list[Tensor] = []
         """Tensors that were there before the run and are no inputs."""
@@ -81,7 +80,7 @@ class Record(TorchDispatchMode):
             before = {id(x): self._before_change(func, x, constant) for x in changed}
             out = func(*args, **kwargs)
             why = self.reason or self._note(func, args, kwargs, out, before)
-            self.reason = why and f"{why} ({func}{self._place()})"
+            self.reason = why and f"{why} ({func})"
             return out
 
     def step(
@@ -101,7 +100,7 @@ class Record(TorchDispatchMode):
 
     def _note_step(self, kind: str, target: Any, inputs: Sequence[Tensor], out: Tensor) -> None:
         values = tuple(self._read(x) for x in inputs)
-        node = Node(kind, target, values, {}, [self._new(out)], self.where())
+        node = Node(kind, target, values, {}, [self._new(out)])
         node.out.node = node
         if all(value.const is not None for value in values):
             node.out.const = out
@@ -132,7 +131,7 @@ class Record(TorchDispatchMode):
             lambda x: (before.get(id(x)) or self._value(x)) if isinstance(x, Tensor) else x,
             (args, kwargs),
         )
-        node = Node("aten", func, tuple(noted[0]), noted[1], [], self.where())
+        node = Node("aten", func, tuple(noted[0]), noted[1], [])
         read = list(node.inputs())
         made = _tensors(out)
         constant = all(value.const is not None for value in read)
@@ -218,10 +217,7 @@ class Record(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             constant = self._value(x).const is not None
         if not constant or why not in MAY_READ:
-            self.reason = self.reason or why + self._place()
-
-    def _place(self) -> str:
-        return f" in {self.where()}" if self.where() else ""
+            self.reason = self.reason or why
 
     def _memory_of(self, x: Tensor) -> None:
         if x.layout == torch.strided:

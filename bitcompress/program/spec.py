@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from bitcompress.layers import PackedConv2d, PackedLinear
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class LayerSpec:
     Its arguments are x and the operands of steps. x_axis: where the channels of x are.
     """
 
-    module: nn.Module | None
+    module: PackedLinear | PackedConv2d | None
     x_axis: int
     pictures: bool = False
     """Whether it is a convolution, of pictures (N, C, H, W)."""

@@ -25,7 +25,7 @@ CHAINS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def recorded(chain: Callable[[Tensor], Tensor]) -> tuple[Value, Value]:
     x = torch.randn(2, 6, 8, 5)
-    record = Record([x], lambda: "")
+    record = Record([x])
     with torch.no_grad(), record:
         y = chain(x)
     graph = record.finish(y)

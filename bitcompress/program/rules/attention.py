@@ -62,7 +62,7 @@ def _gather(graph: Graph, node: Node, memory: dict[Any, Tensor]) -> None:
     )  # fmt: skip
     if work.bound() is None:
         raise _No("the native kernels do not take it")
-    fused = Node("attention", work, sources, {}, [last], node.module)
+    fused = Node("attention", work, sources, {}, [last])
     if last.node is not node and last.node is not None:
         last.node.outs = []  # what was a copy is now written in place
         graph.nodes.remove(last.node)

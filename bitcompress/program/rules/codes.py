@@ -22,9 +22,9 @@ from bitcompress.program.spec import Grid, LayerSpec, RowStep
 def grid_of(spec: LayerSpec) -> Grid:
     """By what a layer cuts its input."""
     m = spec.module
-    shift = getattr(m, "shift", None)
-    scale, offset = ops.channel_grid(m.input_scale, m.input_offset, m.stretch, shift)  # type: ignore
-    return Grid.of(scale, offset, m.input_bits)  # type: ignore
+    assert m is not None
+    scale, offset = ops.channel_grid(m.input_scale, m.input_offset, m.stretch, m.shift)
+    return Grid.of(scale, offset, m.input_bits)
 
 
 def stay_on_codes(graph: Graph) -> None:

@@ -60,10 +60,11 @@ def channels_last(graph: Graph) -> None:
         ours = node.kind == "conv2d" or node.kind in ALIKE
         follows = node.kind == "aten" and node.target in FOLLOW
         if node.kind == "conv2d" or ((ours or follows) and _beside_last(node)):
-            same = [v for v in node.inputs() if _like(v, node)]
-            if node.kind == "conv2d":
-                same = list(node.inputs())
-            swapped = {id(v): turn(v) for v in same}
+            swapped = {
+                id(v): turn(v)
+                for v in node.inputs()
+                if node.kind == "conv2d" or v.shape == node.out.shape
+            }
 
             def swap(value: Value, by: dict[int, Value] = swapped) -> Value:
                 return by.get(id(value), value)
@@ -94,16 +95,6 @@ def _look_again(node: Node) -> None:
     for out, look in zip(node.outs, looks, strict=True):
         out.taped, out.stride = out.stride, tuple(look.stride())
         out.offset = x.offset + int(look.storage_offset())
-
-
-def _like(value: Value, node: Node) -> bool:
-    return value.shape == node.out.shape
-
-
-def _is_last(value: Value) -> bool:
-    """Whether a value has been laid out with channels last, or is as good as that."""
-    node = value.node
-    return value.taped is not None or (node is not None and node.kind in ("relayout", "conv2d"))
 
 
 def _beside_last(node: Node) -> bool:

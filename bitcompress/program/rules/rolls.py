@@ -63,9 +63,9 @@ def _after(graph: Graph, roll: Node, linear: Node) -> None:
     """linear(roll(x)) as roll(linear(x))."""
     old = linear.out
     fresh = Value(old.shape, old.stride, 0, old.dtype)
-    made = Node(linear.kind, linear.target, (roll.args[0],), {}, [fresh], linear.module)
+    made = Node(linear.kind, linear.target, (roll.args[0],), {}, [fresh])
     fresh.node = made
-    rolled = Node("aten", aten.roll.default, (fresh, *roll.args[1:]), {}, [old], roll.module)
+    rolled = Node("aten", aten.roll.default, (fresh, *roll.args[1:]), {}, [old])
     old.node = rolled
     place = graph.nodes.index(linear)
     graph.nodes[place : place + 1] = [made, rolled]
@@ -76,9 +76,9 @@ def _before(graph: Graph, linear: Node, roll: Node) -> None:
     """roll(linear(x)) as linear(roll(x))."""
     x, y = linear.args[0], roll.out
     turned = Value(x.shape, x.stride, 0, x.dtype)
-    rolled = Node("aten", aten.roll.default, (x, *roll.args[1:]), {}, [turned], roll.module)
+    rolled = Node("aten", aten.roll.default, (x, *roll.args[1:]), {}, [turned])
     turned.node = rolled
-    made = Node(linear.kind, linear.target, (turned,), {}, [y], linear.module)
+    made = Node(linear.kind, linear.target, (turned,), {}, [y])
     y.node = made
     place = graph.nodes.index(linear)
     graph.nodes[place : place + 1] = [rolled, made]

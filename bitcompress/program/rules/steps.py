@@ -76,7 +76,7 @@ def width(node: Node) -> int:
     spec: LayerSpec = node.target
     if spec.module is None:
         return int(node.args[0].shape[spec.x_axis])
-    return int(spec.module.weight_shape[0]) // max(1, spec.shuffle) ** 2  # type: ignore
+    return int(spec.module.weight_shape[0]) // max(1, spec.shuffle) ** 2
 
 
 def _axis(node: Node, value: Value) -> int:
@@ -97,7 +97,7 @@ def _laid_out(node: Node) -> Node:
     x = node.args[0]
     stride = last_strides(x.shape) if node.target.pictures else _dense(x.shape)
     made = Value(x.shape, stride, 0, x.dtype)
-    made.node = Node("relayout", None, (x,), {}, [made], node.module)
+    made.node = Node("relayout", None, (x,), {}, [made])
     node.args = (made, *node.args[1:])
     return made.node
 
@@ -144,7 +144,7 @@ def _longer(graph: Graph, node: Node) -> Node | None:
     if reach is None:
         return None
     spec, args = _with_step(node.target, node.args, read, operand, reach)
-    made = Node("layer", spec, args, {}, user.outs, node.module)
+    made = Node("layer", spec, args, {}, user.outs)
     user.outs[0].node = made
     graph.fuse(node, user, made)
     return made
@@ -173,15 +173,17 @@ def _joined(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
         others = tuple(look if i == first.operand else v for i, v in enumerate(user.args))[1:]
     if any(v.owner is node.out.owner for v in others):
         return None
-    shift = len(node.args) - 1
-    moved = tuple(
-        replace(step, operand=step.operand + shift) if step.operand > 0 else step for step in steps
-    )
-    spec = node.target.but(tail=(*node.target.tail, *moved))
-    made = Node("layer", spec, (*node.args, *others), {}, user.outs, node.module)
+    spec = node.target.but(tail=(*node.target.tail, *_behind(steps, node)))
+    made = Node("layer", spec, (*node.args, *others), {}, user.outs)
     user.out.node = made
     graph.fuse(node, user, made)
     return made
+
+
+def _behind(steps: tuple[RowStep, ...], node: Node) -> tuple[RowStep, ...]:
+    """Steps of another node whose operands come behind the arguments of this one."""
+    by = len(node.args) - 1
+    return tuple(replace(s, operand=s.operand + by) if s.operand > 0 else s for s in steps)
 
 
 def _with_step(
@@ -226,8 +228,8 @@ def _shuffled(graph: Graph, node: Node, user: Node, seen: Value) -> Node | None:
         return None
     if out.stride != last_strides(out.shape):
         out.taped, out.stride = out.stride, last_strides(out.shape)
-    made = Node("layer", node.target.but(shuffle=int(user.args[1])), node.args, {}, [out],
-                node.module)  # fmt: skip
+    spec = node.target.but(shuffle=int(user.args[1]))
+    made = Node("layer", spec, node.args, {}, [out])
     out.node = made
     graph.fuse(node, user, made)
     return made
@@ -271,19 +273,16 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
     shape = (1,) * (len(read.x.shape) - len(other.shape)) + other.shape
     if len(shape) != len(read.x.shape):
         return None, None
-    if shape == read.x.shape:
-        theirs = rows_of(other, axis)
-        if theirs is None or theirs.order != rows.order:
-            return None, None
-        return as_rows(theirs, other), "whole"
-    if shape[axis] == rows.channels and all(n == 1 for i, n in enumerate(shape) if i != axis):
+    each = shape == read.x.shape
+    single = all(n == 1 for i, n in enumerate(shape) if i != axis)
+    if not each and shape[axis] == rows.channels and single:
         return other, "channel" if is_dense(other.owner) else None
     alike = all(n == read.x.shape[i] for i, n in enumerate(shape) if i != axis)
-    if alike and shape[axis] == 1 and len(shape) == len(other.shape):
+    if each or (alike and shape[axis] == 1 and len(shape) == len(other.shape)):
         theirs = rows_of(other, axis)
         if theirs is None or theirs.order != rows.order:
             return None, None
-        return as_rows(theirs, other), "row"
+        return as_rows(theirs, other), "whole" if each else "row"
     return None, None
 
 
@@ -316,8 +315,6 @@ def _takes(user: Node, seen: Value, node: Node) -> bool:
     """Whether a layer can do the steps of `node` on its input."""
     if user.kind != "layer" or user.args[0] is not seen or user.target.codes_in:
         return False
-    if user.target.module is None and user.target.head:
-        return False
     if user.target.head or any(v.owner is seen.owner for v in user.args[1:]):
         return False
     rows = _whole(seen, node.out, in_axis(user))
@@ -327,11 +324,7 @@ def _takes(user: Node, seen: Value, node: Node) -> bool:
 
 def _put_before(user: Node, node: Node, view: Value) -> None:
     """Let a layer do the steps of `node` on `view`, what `node` reads."""
-    shift = len(user.args) - 1
-    steps = tuple(
-        replace(step, operand=step.operand + shift) if step.operand > 0 else step
-        for step in (*node.target.head, *node.target.tail)
-    )
+    steps = _behind((*node.target.head, *node.target.tail), user)
     user.args = (view, *user.args[1:], *node.args[1:])
     user.target = user.target.but(head=steps)
 
