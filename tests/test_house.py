@@ -34,6 +34,7 @@ ORDER = [
     "calibrate",
     "backends",
     "measure",
+    "tasks",
     "budget",
     "recipe",
     "feed",
