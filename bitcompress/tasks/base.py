@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitcompress.data.draws import Indices, share_of
 from bitcompress.errors import ShapeError, UsageError
-from bitcompress.train.loop import BatchSource
+from bitcompress.train import BatchSource
 
 Batch = Mapping[str, Tensor]
 """Tensors by name, the first axis of each being the sample."""

@@ -27,7 +27,7 @@ from bitcompress.tasks.base import (
     shared_out,
     taught,
 )
-from bitcompress.train.loop import BatchSource
+from bitcompress.train import BatchSource
 
 BATCH = 250
 """Pictures that are measured at once."""

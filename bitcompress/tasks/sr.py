@@ -30,7 +30,7 @@ from bitcompress.tasks.base import (
     taught,
 )
 from bitcompress.tiles import run_picture
-from bitcompress.train.loop import BatchSource
+from bitcompress.train import BatchSource
 
 HELD_OUT = 10
 """Without pictures to measure on each tenth photograph is kept for that."""
