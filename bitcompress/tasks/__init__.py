@@ -10,11 +10,13 @@ from collections.abc import Callable
 from bitcompress.tasks.base import Batch, Request, Task
 from bitcompress.tasks.choose import chosen
 from bitcompress.tasks.classify import Classify, open_classify
+from bitcompress.tasks.diffusion import Diffusion, open_diffusion
 from bitcompress.tasks.sr import SuperResolution, open_sr
 
 TASKS: dict[str, Callable[[Request], Task]] = {
     "classify": open_classify,
     "sr": open_sr,
+    "diffusion": open_diffusion,
 }
 
 
@@ -27,4 +29,13 @@ def task_of(request: Request, name: str | None = None) -> Task:
     return chosen(TASKS, request, name)
 
 
-__all__ = ["TASKS", "Batch", "Classify", "Request", "SuperResolution", "Task", "task_of"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Classify",
+    "Diffusion",
+    "Request",
+    "SuperResolution",
+    "Task",
+    "task_of",
+]
