@@ -115,6 +115,13 @@ class BinaryBlock(nn.Module):
             signs, _ = binary_weight(self.core.weight, self.core.latent())
             return self.core.sums(s if self.axis == PICTURES else as_pixels(s), signs)
 
+    def bits(self, x: Tensor) -> Tensor:
+        """Which numbers of x are +1 in this run. Returns: like x, bool."""
+        with torch.no_grad():
+            pictures = self._opened(x)
+            theta = self.threshold.bounds(pictures, self._index(x)).theta
+            return (pictures >= along(theta, pictures.dim(), self.axis)).view(x.shape)
+
     def folded(self) -> tuple[Tensor | None, Tensor | None]:
         """Gain and shift of the norm for each output channel, or the bias of a block without."""
         if self.norm is None or isinstance(self.norm, ChannelLayerNorm):

@@ -13,7 +13,7 @@ from bitcompress.layers.binary.block import BinaryBlock
 from bitcompress.layers.binary.clock import Clock
 from bitcompress.layers.binary.core import BinaryCore
 from bitcompress.layers.binary.norms import BlockNorm, ChannelAffine, ChannelBatchNorm, norm_of
-from bitcompress.layers.binary.shortcuts import Shortcut
+from bitcompress.layers.binary.shortcuts import Bridge, Shortcut
 from bitcompress.layers.binary.spec import METHODS, BlockSpec, Method
 from bitcompress.layers.binary.thresholds import DAB, PlainSign, RSign, TaR, Threshold
 from bitcompress.layers.geometry import CONVOLUTIONS, ConvGeometry, Convolution, refusal
@@ -42,14 +42,8 @@ def stands(layer: nn.Module, spec: BlockSpec) -> str:
         return ""
     if not same:
         return "its output has another size than its input: an identity shortcut does not fit"
-    if cin == cout:
-        return ""
-    if cin % cout and cout % cin:
-        return f"{cin} channels become {cout}: neither is a multiple of the other"
-    if not isinstance(layer, nn.Linear) and layer.groups > 1:
-        return (
-            f"{cin} channels become {cout} in {layer.groups} groups: it cannot be cut into blocks"
-        )
+    if cin != cout:
+        return f"{cin} channels become {cout}: an identity shortcut does not fit"
     return ""
 
 
@@ -188,7 +182,6 @@ def _shortcut(
 ) -> Shortcut | None:
     if rule.shortcut == "none" or not spec.shortcut:
         return None
-    return Shortcut(
-        cin, cout, axis, stride=geometry.stride, up=geometry.up,
-        order="paper2d" if axis == PICTURES else "contiguous", learn=spec.learn_shortcut,
-    )  # fmt: skip
+    order = "paper2d" if axis == PICTURES else "contiguous"
+    bridge = Bridge(cin, cout, axis, geometry.stride, geometry.up, order)
+    return Shortcut(bridge, learn=spec.learn_shortcut)

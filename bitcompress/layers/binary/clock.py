@@ -48,6 +48,8 @@ class Clock(nn.Module):
         if not isinstance(t, Tensor) or t.dtype not in KINDS:
             kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
             raise DataError(f"the timestep is {kind}: give whole numbers, torch.int64")
+        if t.dim() == 2 and t.shape[1] == 1:
+            t = t[:, 0]
         if t.dim() > 1 or t.numel() == 0:
             raise DataError(
                 f"the timestep has the shape {tuple(t.shape)}: give one number, or one a sample"
@@ -63,15 +65,17 @@ class Clock(nn.Module):
     def index(self, samples: int) -> Tensor:
         """The group of each sample. Returns: (samples,) int64.
 
+        Where a model cuts each sample into pieces that lie side by side, they share its time.
         Raises: DataError if no timestep was set, or one for another number of samples.
         """
-        if self.groups == 1:
-            return torch.zeros(samples, dtype=torch.int64)
         if self.now is None:
             raise DataError("no timestep was given: run the whole model, or set the clock first")
-        if self.now.numel() not in (1, samples):
-            raise DataError(f"{self.now.numel()} timesteps were given for {samples} samples")
-        return self.now.expand(samples)
+        given = self.now.numel()
+        if given == 1:
+            return self.now.expand(samples)
+        if samples % given:
+            raise DataError(f"{given} timesteps were given for {samples} samples")
+        return self.now if given == samples else self.now.repeat_interleave(samples // given)
 
     def attach(self, model: nn.Module, argument: str) -> RemovableHandle:
         """Reads the timestep from the argument of that name whenever `model` runs.

@@ -6,13 +6,17 @@ numbers, `fields` which tensors that needs, and `build` makes it again from both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 from torch import Tensor, nn
 
-from bitcompress.layers.binary.axes import PICTURES, TOKENS, over_places
+from bitcompress.errors import LoadError
+from bitcompress.layers.binary.axes import PICTURES, TOKENS, along, over_places
 from bitcompress.layers.binary.clock import Clock
+from bitcompress.layers.binary.form import Field, PackedForm, TailForm
 from bitcompress.layers.binary.shortcuts import Shortcut
 from bitcompress.layers.binary.thresholds import DAB, Cut, Threshold, picked
 from bitcompress.layers.geometry import ConvGeometry, pad_for
@@ -67,6 +71,13 @@ class PackedThreshold(nn.Module):
         }  # fmt: skip
         copies = {k: None if v is None else v.detach().clone() for k, v in kept.items()}
         return cls(threshold.mode, copies, threshold.axis)
+
+    @property
+    def groups(self) -> int:
+        """How many rows its tables have."""
+        table = self.theta if self.theta is not None else self.bias
+        assert table is not None
+        return len(table)
 
     @property
     def static(self) -> bool:
@@ -146,6 +157,70 @@ class PackedBlock(nn.Module):
             table, shift = self._buffers[f"tail{number}"], self._buffers[f"tail{number}_shift"]
             found.append(TailStep(kind, table, shift, eps))
         return found
+
+    @property
+    def weights(self) -> int:
+        """How many weights are stored in one bit each."""
+        return math.prod(self.weight_shape)
+
+    @property
+    def form(self) -> PackedForm:
+        """What it is beside its tensors."""
+        tail = [
+            TailForm(s.kind, 0 if s.table is None else len(s.table), s.eps, s.shift is not None)
+            for s in self.tail
+        ]
+        s = self.shortcut
+        return PackedForm(
+            self.method, self.axis, self.weight_shape, self.geometry, self.pad_value,
+            self.scaling.value, self.threshold.mode, self.threshold.groups, tuple(tail),
+            None if s is None else s.bridge, s is not None and s.gain is not None,
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """`form` in plain numbers, for a file; its tensors are those of `state_dict`."""
+        return self.form.to_json()
+
+    @staticmethod
+    def fields(settings: Mapping[str, Any]) -> dict[str, Field]:
+        """The tensors that belong to such settings, with shape and type. Raises: LoadError."""
+        return PackedForm.from_json(settings).fields()
+
+    @classmethod
+    def build(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], clock: Clock | None = None
+    ) -> PackedBlock:
+        """The block of `settings` with these tensors, those of `fields`.
+
+        Raises: LoadError where they do not belong to each other, or a clock is missing.
+        """
+        form = PackedForm.from_json(settings)
+        for name, (shape, kind) in form.fields().items():
+            t = tensors.get(name)
+            if t is None or tuple(t.shape) != shape or t.dtype != kind:
+                raise LoadError(f"a binary block needs {name} of {shape} {kind}")
+        if form.rows_of_tables() > 1 and clock is None:
+            raise LoadError("a binary block with time groups needs the clock of its model")
+        named = {name: tensors.get(f"threshold.{name}") for name in PackedThreshold.NAMES}
+        tail = [
+            TailStep(step.kind, tensors.get(f"tail{i}"), tensors.get(f"tail{i}_shift"), step.eps)
+            for i, step in enumerate(form.tail)
+        ]
+        made = cls(
+            PackedThreshold(form.mode, named, form.axis), tensors["weight"], form.weight_shape,
+            tensors["scale"], form.geometry, form.pad_value, Scaling(form.scaling), tail,
+            None if form.shortcut is None else Shortcut.fixed_of(
+                form.shortcut, tensors.get("shortcut.gain")
+            ),
+            clock if form.rows_of_tables() > 1 else None, form.axis, form.method,
+        )  # fmt: skip
+        return made.eval()
+
+    def bits(self, x: Tensor) -> Tensor:
+        """Which numbers of x are +1 in this run. Returns: like x, bool."""
+        pictures = self.geometry.opened(x) if self.axis == PICTURES else x
+        theta = self.threshold.bounds(pictures, self.index(x)).theta
+        return (pictures >= along(theta, pictures.dim(), self.axis)).view(x.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Bits of x, exact sums, one reading, the tail."""

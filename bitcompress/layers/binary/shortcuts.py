@@ -8,6 +8,8 @@ bit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -85,41 +87,60 @@ def _mean(x: Tensor, axis: int) -> Tensor:
     return total if len(pieces) == 1 else total * (1.0 / len(pieces))
 
 
+@dataclass(frozen=True)
+class Bridge:
+    """What a shortcut spans: channels, the stride or enlargement of its layer, the order of CFB."""
+
+    cin: int
+    cout: int
+    axis: int = PICTURES
+    stride: tuple[int, int] = (1, 1)
+    up: tuple[int, int] | None = None
+    order: str = "paper2d"
+
+
 class Shortcut(nn.Module):
     """What is added to a binary layer: its input, brought to the size and channels of its output.
 
-    gain (Cout,): 1 at first; fixed unless learn. Where it is all ones nothing is multiplied.
-    stride, up: of the layer, rows and columns.
+    gain (Cout,) of a trained one: 1 at first, fixed unless learn; all ones multiply nothing. A
+    packed one has a gain only where it is not all ones.
     """
 
-    def __init__(
-        self, cin: int, cout: int, axis: int, *, stride: tuple[int, int] = (1, 1),
-        up: tuple[int, int] | None = None, order: str = "paper2d", learn: bool = False,
-    ) -> None:  # fmt: skip
+    gain: nn.Parameter | None
+
+    def __init__(self, bridge: Bridge, *, learn: bool = False, gain: bool = True) -> None:
         super().__init__()
-        self.axis, self.stride, self.up = axis, stride, up
-        self.channels = None if cin == cout else CFB(cin, cout, order, axis)
-        self.gain = nn.Parameter(torch.ones(cout), requires_grad=learn)
+        self.bridge, self.axis = bridge, bridge.axis
+        same = bridge.cin == bridge.cout
+        self.channels = None if same else CFB(bridge.cin, bridge.cout, bridge.order, bridge.axis)
+        self.gain = nn.Parameter(torch.ones(bridge.cout), requires_grad=learn) if gain else None
+        self.fixed = False
+        """Whether the gain is known to matter: nobody looks at its numbers then."""
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """x for an output of that height and width; tokens have none."""
-        s = x if size is None else fitted(x, size, self.stride, self.up)
+        bridge = self.bridge
+        s = x if size is None else fitted(x, size, bridge.stride, bridge.up)
         s = s if self.channels is None else self.channels(s)
-        if not self.gain.requires_grad and bool((self.gain == 1).all()):
+        if self.gain is None or not (self.fixed or self.gain.requires_grad or self.scales()):
             return s
         return s * (self.gain.view(-1, 1, 1) if self.axis == PICTURES else self.gain)
 
+    def scales(self) -> bool:
+        """Whether the gain is anything but ones."""
+        return self.gain is not None and not bool((self.gain.detach() == 1).all())
+
     def twin(self) -> Shortcut:
         """The same, fixed, for a packed block."""
-        cin, cout = (
-            (len(self.gain),) * 2
-            if self.channels is None
-            else (self.channels.cin, self.channels.cout)
-        )
-        order = "paper2d" if self.channels is None else self.channels.order
-        made = Shortcut(cin, cout, self.axis, stride=self.stride, up=self.up, order=order)
-        with torch.no_grad():
-            made.gain.copy_(self.gain)
+        gain = self.gain.detach().clone() if self.gain is not None and self.scales() else None
+        return Shortcut.fixed_of(self.bridge, gain)
+
+    @classmethod
+    def fixed_of(cls, bridge: Bridge, gain: Tensor | None) -> Shortcut:
+        """One that does not learn, with a gain or without."""
+        made = cls(bridge, gain=False)
+        made.fixed = True
+        made.gain = None if gain is None else nn.Parameter(gain, requires_grad=False)
         return made
 
 

@@ -40,6 +40,8 @@ def test_packed_is_trained_in_eval(method: str, case: str, arithmetic: str) -> N
         got = block.pack()(x)
     assert wanted.shape == layer(x).shape
     assert torch.equal(wanted, got)
+    assert torch.equal(block(x), got), "and so it is with gradients"
+    assert torch.equal(block.bits(x), block.pack().bits(x))
 
 
 def test_mixed_timesteps_are_those_of_each_sample() -> None:
