@@ -71,7 +71,7 @@ def learn(
             return fit(
                 groups, sent(batches, place), loss, config.fit,
                 device=device, folder=folder, resume=resume, progress=progress, stages=stages,
-                before=before,                buffers=list(student.buffers()), log=log, remedy=SLOWER,
+                before=before, buffers=list(student.buffers()), log=log, remedy=SLOWER,
             )  # fmt: skip
         finally:
             student.eval()
