@@ -16,7 +16,7 @@ from bitcompress.train.config import BatchSource, FitConfig, FitResult, Progress
 from bitcompress.train.groups import groups_of
 from bitcompress.train.log import tensorboard
 from bitcompress.train.loop import fit
-from bitcompress.train.modes import modes_kept
+from bitcompress.train.modes import frozen
 from bitcompress.train.place import own_device, placed, sent
 from bitcompress.train.stages import Stage
 
@@ -58,9 +58,7 @@ def learn(
     """
     groups = groups_of(student, config.lr, config.weight_decay, config.rates)
     place = own_device(device)
-    with modes_kept(*beside), placed([student, *beside], place), tensorboard(config.curves) as log:
-        for model in beside:
-            model.eval().requires_grad_(False)
+    with frozen(beside), placed([student, *beside], place), tensorboard(config.curves) as log:
         student.train()
         try:
             return fit(

@@ -46,14 +46,16 @@ def fit(
     progress: Progress | None = None,
     buffers: Iterable[Tensor] = (),
     stages: Sequence[Stage] = (),
+    before: Callable[[float], None] | None = None,
     log: Log | None = None,
     remedy: str = SLOWER,
 ) -> FitResult:
     """Move the parameters of `groups` down the loss.
 
     loss(inputs) is the mean loss of one micro-batch. `buffers` (statistics that a forward moves)
-    are part of the state; `stages` switch the model at fractions of the run. With `config.average`
-    the tensors end as their moving average.
+    are part of the state; `stages` switch the model at fractions of the run, and before(share) is
+    told before each step which share of the run is over. With `config.average` the tensors end as
+    their moving average.
     Raises: GateError if loss, gradients or weights stop being numbers (the last checkpoint stays);
     Interrupted after Ctrl-C, with the state saved; LoadError if the checkpoint is of another run.
     """
@@ -61,15 +63,16 @@ def fit(
     params, kept = [p for group in groups for p in group.params], list(buffers)
     average = Average([*params, *kept], config.average) if config.average else None
     state = State(params, kept, optimizer, average, config.digest)
-    run = _Run(state, tuple(groups), ordered(stages), config, accelerator_for(device), loss, remedy)
+    accelerator = accelerator_for(device)
+    run = _Run(state, tuple(groups), ordered(stages), config, accelerator, loss, before, remedy)
     checkpoint = None if folder is None else folder / "train.ckpt"
-    result = FitResult(processes=run.accelerator.num_processes)
+    result = FitResult(processes=accelerator.num_processes)
     if checkpoint is not None and resume and checkpoint.exists():
         saved = read(checkpoint, config.digest)
         result.started_at, result.losses = int(saved["step"]), list(saved["losses"])
         run.begin_all_before(result.started_at)
         state.restore(checkpoint, saved)
-    main = run.accelerator.is_main_process
+    main = accelerator.is_main_process
     with stoppable() as stop, torch.random.fork_rng(_cards(device)):
         for step in range(result.started_at, config.steps):
             value, norm = run.step(step, batch, stop)
@@ -84,6 +87,7 @@ def fit(
                     raise run.no_number("a weight", math.nan, step)
                 if main:
                     state.save(checkpoint, step + 1, result.losses)
+                accelerator.wait_for_everyone()  # nobody goes on to read an older one
             if stop.asked:
                 raise _interrupted(step, config.steps, checkpoint is not None)
     if average is not None:
@@ -101,6 +105,7 @@ class _Run:
     config: FitConfig
     accelerator: Any
     loss: Callable[[Any], Tensor]
+    before: Callable[[float], None] | None
     remedy: str
 
     def rate(self, step: int) -> float:
@@ -123,6 +128,8 @@ class _Run:
                     optimizer.state.clear()
                     if average is not None:
                         average.restart()
+        if self.before is not None:
+            self.before(step / self.config.steps)
         factor, decay = self.rate(step), self._decay(step)
         for group, wanted in zip(optimizer.param_groups, self.groups, strict=True):
             group["lr"] = wanted.lr * factor

@@ -1,4 +1,4 @@
-"""Training leaves a model's switches as it found them: training mode, and what needs gradients."""
+"""A teacher is switched to what a teacher is, and afterwards left as it was found."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ from torch import nn
 
 
 @contextmanager
-def modes_kept(*models: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, every module's mode and every parameter's need are as before."""
+def frozen(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Models in eval mode whose parameters need no gradients; modes and needs come back after."""
     training = [(m, m.training) for model in models for m in model.modules()]
     needs = [(p, p.requires_grad) for model in models for p in model.parameters()]
     try:
+        for model in models:
+            model.eval().requires_grad_(False)
         yield
     finally:
         for module, mode in training:
             module.training = mode
         for param, needed in needs:
             param.requires_grad_(needed)
-
-
-@contextmanager
-def frozen(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Models in eval mode whose parameters need no gradients: teachers."""
-    with modes_kept(*models):
-        for model in models:
-            model.eval().requires_grad_(False)
-        yield

@@ -55,7 +55,7 @@ def shared(buffers: Sequence[Tensor]) -> None:
     """
     from accelerate.utils import broadcast
 
-    for dtype in {b.dtype for b in buffers}:
+    for dtype in dict.fromkeys(b.dtype for b in buffers):  # in one order everywhere
         same = [b for b in buffers if b.dtype == dtype]
         flat = broadcast(torch.cat([b.reshape(-1) for b in same]))
         for buffer, value in zip(same, flat.split([b.numel() for b in same]), strict=True):
