@@ -8,6 +8,8 @@ GPU does so where one asks for a division.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def tile_sum(x: Tensor) -> Tensor:
     """
     while True:
         padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % TILE))
-        x = lane_sum(padded.unflatten(-1, (-1, TILE))).squeeze(-1)
+        x = lane_sum(padded.view(*x.shape[:-1], -1, TILE)).squeeze(-1)
         if x.shape[-1] == 1:
             return x.squeeze(-1)
 
@@ -47,7 +49,7 @@ def pixel_mean(x: Tensor) -> Tensor:
 
     Shapes: x (N, C, ...) float32, at least one pixel. Returns: (N, C).
     """
-    return _noted("pixel_mean", (x,), define_pixel_mean)
+    return _noted("pixel_mean", (x,))
 
 
 def pixel_deviation(x: Tensor, centre: Tensor) -> Tensor:
@@ -55,10 +57,10 @@ def pixel_deviation(x: Tensor, centre: Tensor) -> Tensor:
 
     Shapes: x (N, C, ...) float32; centre (N, C). Returns: (N, C).
     """
-    return _noted("pixel_deviation", (x, centre), define_pixel_deviation)
+    return _noted("pixel_deviation", (x, centre))
 
 
-def _noted(kind: str, inputs: tuple[Tensor, ...], define: object) -> Tensor:
+def _noted(kind: str, inputs: tuple[Tensor, ...]) -> Tensor:
     found = recorder()
     if found is None:
         return means(kind, *inputs)
@@ -113,4 +115,7 @@ def as_pixels(x: Tensor) -> Tensor | None:
     return flat if dense or last else flat.contiguous()
 
 
-DEFINITIONS = {"pixel_mean": define_pixel_mean, "pixel_deviation": define_pixel_deviation}
+DEFINITIONS: dict[str, Callable[..., Tensor]] = {
+    "pixel_mean": define_pixel_mean,
+    "pixel_deviation": define_pixel_deviation,
+}
