@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bitcompress.errors import DataError, ShapeError, UsageError
 from bitcompress.models.diffusion import enlarge
 from bitcompress.tasks import Diffusion, Request, task_of
+from bitcompress.tasks.apply import apply
 from bitcompress.tasks.sample import Sampler, enlarged, make_stepper, padded, sampler_from
 
 
@@ -146,6 +147,8 @@ def test_the_config_is_enough_to_sample(task: Diffusion) -> None:
     pixels = np.full((6, 5, 3), 77, np.uint8)
     made = enlarged(sampler_from(config, net, steps=2), pixels)
     assert made.shape == (12, 10, 3) and np.abs(made.astype(int) - 77).max() <= 1
+    applied = apply("diffusion", {**config, "steps": 2}, net, pixels).picture
+    assert applied is not None and np.array_equal(applied, made)
     assert [name for name, _ in task.samples(net)] == [item.name for item in task.held]
     assert task.samples(net)[0][1].shape == task.held.items[0].read()[1].shape
 
