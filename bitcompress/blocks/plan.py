@@ -18,7 +18,7 @@ from bitcompress.graph.absorb import Surroundings, View, feeds_products, surroun
 from bitcompress.graph.capture import Captured
 from bitcompress.graph.rewrite import State
 from bitcompress.graph.site import Site
-from bitcompress.layers.binary import METHODS, BlockSpec, Method
+from bitcompress.layers.binary import METHODS, BlockSpec, Method, stands
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def _spec(
         name, policy.time_groups if rule.timed else 1, policy.dab_scale,
         None if policy.norm == "auto" or rule.norm == "layer" else policy.norm,
         shortcut=shortcut, start=policy.start,
+        learn_shortcut=shortcut and _gains(around, form, policy),
     )  # fmt: skip
-    return spec, form, why
+    refused = stands(layer, spec) if form.kind == "block" else ""
+    return (None, form, refused) if refused else (spec, form, why)
 
 
 def _keeps_shape(layer: Layer) -> bool:
@@ -186,6 +188,18 @@ def _has_shortcut(around: Surroundings, rule: Method, policy: BlockPolicy) -> bo
         return False
     # BI-DiffSR stands on its shortcuts, and has both.
     return policy.shortcut == "always" or not around.residual or rule.shortcut == "identity"
+
+
+def _gains(around: Surroundings, form: Form, policy: BlockPolicy) -> bool:
+    """Whether the shortcut has a gain that is fitted and learnt.
+
+    Unit shortcuts around each layer of a trained model without batch norms double what goes through
+    it, layer by layer; so do those beside shortcuts of the model.
+    """
+    if policy.start == "scratch":
+        return False
+    normed = around.norm or policy.norm == "batch"
+    return not normed or form.kind != "block" or bool(around.residual)
 
 
 def _takes(rule: Method) -> bool:

@@ -28,9 +28,8 @@ NORMS = {"batch": "BatchNorm", "affine": "a gain and shift", "layer": "LayerNorm
 def told(plan: BlockPlan, layer: Layer) -> BlockPlan:
     """The plan with `became`: threshold, shortcut, norm and activation of its block."""
     assert plan.spec is not None
-    rule, parts = plan.spec.rule, [FORMS[plan.form.kind].format(n=plan.form.parts)] * (
-        plan.form.kind != "block"
-    )
+    rule, form = plan.spec.rule, plan.form
+    parts = [FORMS[form.kind].format(n=form.parts)] if form.kind in FORMS else []
     groups = f" x {plan.spec.groups}" if plan.spec.groups > 1 else ""
     parts.append(THRESHOLDS[rule.threshold] + groups)
     parts.append(_shortcut(plan, layer))
