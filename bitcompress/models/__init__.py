@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from bitcompress.models import signatures
+from bitcompress.models.bidiffsr import BiDiffSR
 from bitcompress.models.dat import DAT
 from bitcompress.models.edsr import EDSR, from_edsr_pytorch
 from bitcompress.models.msrresnet import MSRResNet
@@ -46,6 +47,20 @@ MODELS: dict[str, Target] = {
         build=SwinIR,
         task="sr",
         derivable=(BATCHES, "*.attn_mask", "*.attn.relative_position_index"),
+    ),
+    "bidiffsr": Target(
+        name="bidiffsr",
+        signature=(
+            "time.fc1.weight",
+            "head.weight",
+            "down.0.time.weight",
+            "mid1.norm1.weight",
+            "up.0.block.norm1.weight",
+            "tail.weight",
+        ),
+        config=signatures.bidiffsr,
+        build=BiDiffSR,
+        task="diffusion",
     ),
     "rlfn": Target(
         name="rlfn",

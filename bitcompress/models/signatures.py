@@ -155,3 +155,22 @@ def resnet_cifar(state: StateDict) -> dict[str, Any]:
         "width": size(state, "conv1.weight", 4),
         "classes": size(state, "linear.weight", 2),
     }
+
+
+def bidiffsr(state: StateDict) -> dict[str, Any]:
+    """Hyper-parameters of `BiDiffSR`. No tensor tells groups, or "cs" from "split" fusion."""
+    inner = size(state, "head.weight", 4)
+    deepest = ratio(size(state, "mid1.norm1.weight", 1), inner, "the size of 'mid1.norm1.weight'")
+    levels = deepest.bit_length()
+    steps = count(state, r"down\.(\d+)\.") - (levels - 1)
+    blocks = ratio(steps, levels, "the number of residual blocks")
+    concat, paired = "up.0.fusion.conv.weight" in state, "up.0.fusion.conv1.weight" in state
+    return {
+        "inner": inner,
+        "mult": [2**level for level in range(levels)],
+        "blocks": blocks,
+        "groups": 16 if inner % 16 == 0 and inner >= 64 else 8,
+        "attention": "attention.qkv.weight" in state,
+        "fusion": "cs" if paired else "concat" if concat else "add",
+        "resample": "shuffle" if f"down.{blocks}.conv.weight" in state else "cp",
+    }

@@ -17,7 +17,7 @@ from bitcompress.errors import ShapeError, UsageError
 from bitcompress.packed.gelu import gelu
 from bitcompress.packed.norm import layer_norm
 from bitcompress.packed.sigmoid import sigmoid
-from bitcompress.quant.spec import round_codes
+from bitcompress.quant.spec import codes_of
 
 NUMBERS = {
     "add": 1, "mul": 2, "sub": 3, "relu": 4, "leaky": 5, "gelu": 6, "sigmoid": 7, "norm": 8,
@@ -102,8 +102,7 @@ def apply(steps: Sequence[Step], x: Tensor) -> Tensor:
 
 def to_codes(x: Tensor, scale: Tensor, offset: Tensor, top: Tensor) -> Tensor:
     """The codes of rows x (..., C) on grids (1,) or (C,), as whoever reads them would cut."""
-    real = torch.nan_to_num(round_codes(x, scale, offset, 0x7FFFFFFF), nan=0.0)
-    return torch.minimum(real, top).to(torch.uint8)
+    return torch.minimum(codes_of(x, scale, offset, 0x7FFFFFFF), top).to(torch.uint8)
 
 
 def shuffled(x: Tensor, r: int) -> Tensor:

@@ -73,11 +73,13 @@ struct Cutter {
 
 // How rows of reals are cut into codes, parameters one a column. A code is found with factor (1 /
 // scale) and decided exactly where it lies more than `tie` from a whole number; a tie below 0 means
-// always. Then it is raised to `least` and lowered to `top`.
+// always. Then it is raised to `least` and lowered to `top`. compares: every scale is 0 and every
+// code x >= offset, with neither least nor top.
 struct RowCutter {
   const float *scale, *offset, *factor;
   const uint8_t *least, *top;
   float tie;
+  bool compares = false;
 };
 
 // How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the

@@ -68,6 +68,8 @@ class Sink {
         codes_(in, coded_ ? size : 0),
         reals_(in, coded_ ? 0 : size) {
     const int64_t bits = in.from(1, 8);
+    if (in.once_in(3)) std::fill(scale_.begin(), scale_.end(), 0.0f);
+    if (in.once_in(8) && scale_.size() > 0) *scale_.get() = 0.0f;
     for (float& top : top_) top = static_cast<float>((1 << (in.once_in(4) ? in.from(1, 8) : bits)) - 1);
     if (in.wild() && in.once_in(8) && top_.size() > 0) *top_.get() = static_cast<float>(in.byte()) - 0.5f;
     record_.pitch = pitch;

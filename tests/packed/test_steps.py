@@ -61,6 +61,9 @@ def some_grid(draw: st.DrawFn, channels: int) -> Grid:
     n = draw(st.sampled_from([1, channels]))
     bits = torch.randint(1, 9, (n,)) if draw(st.booleans()) else torch.full((n,), 2)
     top = (1 << bits).float() - 1
+    if draw(st.booleans()):  # steps, of all channels or of some
+        where = torch.rand(n) < draw(st.sampled_from([1.0, 0.5]))
+        return torch.where(where, 0.0, torch.rand(n) + 0.1), torch.randn(n) * 0.3, top
     return (torch.rand(n) * 6 + 0.5) / top, -torch.rand(n) * 4, top
 
 
@@ -123,6 +126,9 @@ def layer_of(draw: st.DrawFn) -> tuple[Any, Any, tuple[int, int, int]]:
     stretched = draw(st.booleans())
     cut = (torch.rand(channels if stretched else 1) + 0.5) * 4 / ((1 << bits) - 1)
     low = -torch.rand(channels if stretched else 1) * 3
+    if draw(st.booleans()):  # steps, of all channels or of some
+        where = torch.rand(len(cut)) < draw(st.sampled_from([1.0, 0.5]))
+        cut, low = torch.where(where, 0.0, cut), torch.where(where, low + 1.5, low)
     x_grid = torch.tensor([4 / ((1 << bits) - 1)]), torch.tensor([-2.0])
     symmetric = draw(st.booleans())
     w_grid = torch.rand(all_filters) * 0.1 + 0.01, -torch.rand(all_filters)

@@ -74,11 +74,14 @@ typedef struct bc_view {
 } bc_view;
 
 /* code = clamp(rint((x - offset) / scale), 0, 2^bits - 1): float32, one rounding an operation,
- * halves to even, true division. NaN gives code 0. Exact. */
+ * halves to even, true division. Where scale is 0 the grid is a step: code = x >= offset ? 1 : 0, so
+ * that an offset of 0 gives 1 for 0 and for -0. NaN gives code 0. Exact. So do all functions here cut
+ * that take grids: layers, sinks, attention and products. */
 bc_status bc_encode(const float* x, bc_view view, const float* scale, const float* offset, int bits,
                     uint8_t* out, int threads);
 
-/* out = code * scale + offset with two roundings; NaN stays NaN. out may be x. Exact. */
+/* out = code * scale + offset with two roundings; NaN stays NaN. out may be x. Exact. No scale is 0:
+ * a step has no reals. */
 bc_status bc_fake_quantize(const float* x, bc_view view, const float* scale, const float* offset,
                            int bits, float* out, int threads);
 
