@@ -50,7 +50,8 @@ def fit(block: BinaryBlock, x: Tensor, wanted: Wanted) -> float:
     u = by_channel(base, block.axis)
     c = None if shortcut is None else by_channel(shortcut, block.axis)
     rule = block.spec.rule
-    free = block.shortcut is not None and block.shortcut.gain.requires_grad
+    own = None if block.shortcut is None else block.shortcut.gain
+    free = own is not None and own.requires_grad
     if c is None or rule.before:
         found = regress(u, wanted.before, None, free=True)
     else:
@@ -59,8 +60,8 @@ def fit(block: BinaryBlock, x: Tensor, wanted: Wanted) -> float:
     _write(block, found, scaled)
     if c is not None and rule.before:
         found = found._replace(shortcut=_beside(block, x, c, wanted.after, free=free))
-    if block.shortcut is not None and free:
-        block.shortcut.gain.copy_(found.shortcut)
+    if own is not None and free:
+        own.copy_(found.shortcut)
     y = by_channel(opened(block, block(x)), block.axis)
     apart = wanted.after - wanted.after.mean(1, keepdim=True)
     power = apart.square().sum().clamp(min=SMALLEST)
@@ -149,9 +150,7 @@ def _write(block: BinaryBlock, found: Affine, scaled: Tensor) -> None:
         activation.before.copy_(shift.float().expand(activation.before.shape))
 
 
-def _beside(
-    block: BinaryBlock, x: Tensor, c: Tensor, after: Tensor, *, free: bool
-) -> Tensor:
+def _beside(block: BinaryBlock, x: Tensor, c: Tensor, after: Tensor, *, free: bool) -> Tensor:
     """The shortcut's gain where it is added behind the activation; what is left moves its end."""
     scaled, _ = block.parts(x)
     kept, block.shortcut = block.shortcut, None

@@ -2,6 +2,8 @@
 
 block    the block of the method around the layer itself, with CFB where channels differ
 split    several of them on the same input: queries, keys and values of one linear
+wide     several of equal shape on the same input, side by side, where Cout = m Cin
+narrow   several of equal shape on every m-th channel, summed, where Cin = m Cout
 fusion   CS-Fusion in place of a join of two and the convolution behind it
 down     CP-Down in place of a convolution of stride two
 up       CP-Up in place of an enlargement by two and its convolution, or a transposed convolution
@@ -18,7 +20,7 @@ from torch import nn
 from bitcompress.blocks.layers import Layer
 from bitcompress.graph.absorb import Surroundings
 
-Kind = Literal["block", "split", "fusion", "down", "up"]
+Kind = Literal["block", "split", "wide", "narrow", "fusion", "down", "up"]
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,7 @@ def _up(layer: Layer, around: Surroundings) -> Form:
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     inputs, outputs = layer.in_channels, layer.out_channels
     if inputs not in (outputs, 2 * outputs, 4 * outputs):
-        return Form(
-            refused=f"no CP-Up of {inputs} to {outputs} channels: C goes to C, C/2 or C/4"
-        )
+        return Form(refused=f"no CP-Up of {inputs} to {outputs} channels: C goes to C, C/2 or C/4")
     if isinstance(layer, nn.ConvTranspose2d) and not _doubles(layer):
         return Form(refused="no CP-Up: the transposed convolution does not double each picture")
     return Form("up", 4 * outputs // inputs)
@@ -113,10 +113,7 @@ def is_same(layer: nn.Conv2d) -> bool:
         return False
     if layer.padding_mode != "zeros":
         return False
-    if isinstance(layer.padding, str):
-        return layer.padding == "same"
-    reach = zip(layer.padding, layer.kernel_size, layer.dilation, strict=True)
-    return all(2 * pad == step * (size - 1) for pad, size, step in reach)
+    return layer.padding == "same" or _reaches_half(layer)
 
 
 def _is_odd(layer: nn.Conv2d) -> bool:
@@ -125,7 +122,12 @@ def _is_odd(layer: nn.Conv2d) -> bool:
 
 def _halves(layer: nn.Conv2d) -> bool:
     """Whether a picture of even sides comes out at half of them."""
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+    return layer.padding_mode == "zeros" and _reaches_half(layer)
+
+
+def _reaches_half(layer: nn.Conv2d) -> bool:
+    """Whether the padding is half of what the kernel spans."""
+    if isinstance(layer.padding, str):
         return False
     reach = zip(layer.padding, layer.kernel_size, layer.dilation, strict=True)
     return all(2 * pad == step * (size - 1) for pad, size, step in reach)
@@ -134,8 +136,9 @@ def _halves(layer: nn.Conv2d) -> bool:
 def _doubles(layer: nn.ConvTranspose2d) -> bool:
     """Whether each picture comes out at twice its sides."""
     return all(
-        step * (size - 1) - 2 * pad + more == 1
-        for step, size, pad, more in zip(
-            layer.dilation, layer.kernel_size, layer.padding, layer.output_padding, strict=True
-        )
+        layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        - 2 * int(layer.padding[axis])
+        + layer.output_padding[axis]
+        == 1
+        for axis in range(2)
     )

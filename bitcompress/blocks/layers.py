@@ -29,7 +29,7 @@ def float_layer(captured: Captured, site: Site) -> Layer:
     bias = tensor_at(captured.net, site.bias) if site.bias else None
     layer = _linear(weight) if site.op == "linear" else _convolution(weight, site)
     layer.weight = nn.Parameter(weight.detach().clone())
-    layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())  # type: ignore[assignment]
+    layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
     return layer
 
 

@@ -96,7 +96,7 @@ def _up(layer: Layer, parts: int) -> list[Layer]:
 
 
 def pixel_weights(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    """The convolution of 3 x 3, before a pixel shuffle by two, that a layer and its enlargement are.
+    """The 3 x 3 convolution before a pixel shuffle by two that a layer and its enlargement are.
 
     layer: a convolution behind a nearest-neighbour enlargement by two, or a transposed convolution
     of stride two. Output 4 c + 2 i + j is pixel (i, j) of channel c. Returns: (4 O, I, 3, 3).

@@ -1,8 +1,8 @@
 """Several blocks in the place of one layer: what BI-DiffSR builds so that each keeps its shape.
 
-A binary block can carry an identity shortcut only where it has as many channels out as in, and keeps
-height and width. So a layer that changes either becomes several blocks that do not, and moves of
-channels and pixels around them:
+A binary block can carry an identity shortcut only where it has as many channels out as in, and
+keeps height and width. So a layer that changes either becomes several blocks that do not, and moves
+of channels and pixels around them:
 
             spread over the blocks          joined by   then
 split       all channels to each            cat
@@ -54,7 +54,7 @@ class Parts(nn.Module):
 
     Shapes: as the layer that they stand for. Pictures with an odd side get one more row or column
     at the end, a copy of the last, before their pixels become channels.
-    Source: BI-DiffSR (NeurIPS 2024), CP-Down, CP-Up, CS-Fusion, for two blocks. Differs: any number.
+    Source: BI-DiffSR (NeurIPS 2024): CP-Down, CP-Up, CS-Fusion. Differs: any number of blocks.
     """
 
     def __init__(self, form: str, parts: Sequence[nn.Module]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bitcompress.blocks import told
-from bitcompress.blocks.forms import Form, form_of, is_same
+from bitcompress.blocks.forms import Form, Kind, form_of, is_same
 from bitcompress.blocks.keeps import check_patterns, reason_to_keep, tail_levels
 from bitcompress.blocks.layers import Layer, float_layer
 from bitcompress.blocks.policy import BlockPolicy
@@ -87,9 +87,7 @@ def block_plans(captured: Captured, policy: BlockPolicy, time: str = "") -> tupl
     view = view_of(captured, time)
     around = {site.name: surroundings(view, site) for site in captured.sites}
     tails = tail_levels(captured.sites, around, policy.fp_tail_levels)
-    return tuple(
-        _plan(view, site, around[site.name], policy, tails) for site in captured.sites
-    )
+    return tuple(_plan(view, site, around[site.name], policy, tails) for site in captured.sites)
 
 
 def _plan(
@@ -113,12 +111,10 @@ def _plan(
     return told.told(plan, layer)
 
 
-def _form(
-    view: View, site: Site, layer: Layer, around: Surroundings, policy: BlockPolicy
-) -> Form:
-    thirds = isinstance(layer, nn.Linear) and layer.out_features % 3 == 0
-    projects = thirds and layer.out_features >= 3 * policy.min_channels
-    parts = 3 if projects and feeds_products(view, site) else 1
+def _form(view: View, site: Site, layer: Layer, around: Surroundings, policy: BlockPolicy) -> Form:
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else 0
+    thirds = outputs % 3 == 0 and outputs >= 3 * policy.min_channels
+    parts = 3 if thirds and feeds_products(view, site) else 1
     return form_of(layer, around, reshape=policy.reshape, parts=parts)
 
 
@@ -171,8 +167,8 @@ def _branches(layer: Layer, rule: Method, form: Form) -> Form:
         return form
     inputs, outputs = layer.weight.shape[1], layer.weight.shape[0]
     if outputs % inputs == 0:
-        kind = "split" if isinstance(layer, nn.Linear) else "wide"
-        return Form(kind, outputs // inputs, form.refused)  # type: ignore[arg-type]
+        kind: Kind = "split" if isinstance(layer, nn.Linear) else "wide"
+        return Form(kind, outputs // inputs, form.refused)
     if inputs % outputs == 0 and not isinstance(layer, nn.Linear):
         return Form("narrow", inputs // outputs, form.refused)
     return form

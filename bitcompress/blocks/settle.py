@@ -31,7 +31,7 @@ class Settled:
     """What settling found, by block."""
 
     explained: Mapping[str, float]
-    """The share of the float layer's variance that a block gives, at most 1; trained starts only."""
+    """The share of the float layer's variance that a block gives, at most 1; of trained starts."""
 
 
 def settle(student: Rewritten, batches: Iterable[Any], trained: bool = True) -> Settled:
@@ -92,7 +92,7 @@ def _wanted(student: Rewritten, inputs: Inputs) -> dict[int, Wanted]:
 
 @contextlib.contextmanager
 def _as_float(unit: nn.Module, origin: Origin, found: dict[int, Wanted]) -> Iterator[None]:
-    """While this is open a unit computes what the float model did, and notes it at its first run."""
+    """While this is open a unit computes what the float model did, and notes it the first time."""
 
     def forward(x: Tensor) -> Tensor:
         layer = origin.layer.to(x.device)

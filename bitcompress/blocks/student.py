@@ -17,7 +17,7 @@ from torch import nn
 from bitcompress.blocks.layers import Layer, float_layer
 from bitcompress.blocks.made import made
 from bitcompress.blocks.parts import Parts
-from bitcompress.blocks.plan import BlockPlan, block_plans, check_something
+from bitcompress.blocks.plan import BlockPlan, block_plans, check_policy, check_something
 from bitcompress.blocks.policy import BlockPolicy
 from bitcompress.blocks.timestep import clock_for, timestep
 from bitcompress.errors import NotPackable
@@ -80,6 +80,7 @@ def prepare_binary(model: nn.Module, example: Any, policy: BlockPolicy) -> Prepa
     Raises: CaptureError if it fails on the example; RecipeError if the policy does not fit it;
             NotPackable, with the reasons, if no layer can become a block.
     """
+    check_policy(policy)
     check_alive(model)
     time = timestep(model, policy)
     clock = clock_for(model, policy)
@@ -167,15 +168,15 @@ def _take_calls(model: Rewritten, plan: BlockPlan) -> None:
 
 
 def blocks_of(model: nn.Module) -> dict[str, BinaryBlock]:
-    """The trainable blocks of a student by name, those of a layer that became several one by one."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BinaryBlock)}
+    """The trainable blocks of a student by name, also each of those that one layer became."""
+    return {name: block for name, block in model.named_modules() if isinstance(block, BinaryBlock)}
 
 
 def units_of(model: Rewritten) -> Iterator[tuple[str, nn.Module]]:
     """What stands in the place of each layer: a block, or the parts that it became."""
     inside: set[int] = set()
-    roots = (*model.net.named_modules(), *((k.replace("/", "."), m) for k, m in model.products.items()))
-    for name, module in roots:
+    called = ((key.replace("/", "."), module) for key, module in model.products.items())
+    for name, module in (*model.net.named_modules(), *called):
         if isinstance(module, BinaryBlock | Parts) and id(module) not in inside:
             inside.update(id(part) for part in module.modules())
             yield name, module

@@ -288,8 +288,8 @@ def _is_meant(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     Data may lead the forward another way, where the call of that number has another weight.
     """
     weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
-    meant = getattr(module, "stands_for", None) or tuple(module.weight.shape)
-    return weight.is_meta and tuple(weight.shape) == meant
+    meant: Any = getattr(module, "stands_for", None) or module.weight.shape
+    return weight.is_meta and tuple(weight.shape) == tuple(meant)
 
 
 def tensor_at(net: nn.Module, name: str) -> Tensor:
