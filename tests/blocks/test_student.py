@@ -146,7 +146,7 @@ def test_what_cannot_be_is_refused(make: Callable[[str], Make]) -> None:
         prepared(made, "reactnet", time_groups=5)
     with pytest.raises(RecipeError, match="it is one of"):
         prepared(made, "binary")
-    with pytest.raises(RecipeError, match="matches none .* nearest name: 'conv1'"):
+    with pytest.raises(RecipeError, match="matches none .* nearest name: 'conv"):
         prepared(made, keep=("convl",))
     with pytest.raises(NotPackable, match="no layer becomes a block: .* fewer than 999"):
         prepared(made, min_channels=999)
