@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,14 +134,74 @@ def ort_session(path: str | Path, *, threads: int | None = None, sealed: bool = 
     return session_of(data, str(path), threads)
 
 
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message: number, and the integer or the bytes that it holds.
+
+    Raises: IndexError or ValueError where the bytes are none.
+    """
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("no varint is so long")
+
+    while at < len(data):
+        key = varint()
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            yield number, varint()
+        elif kind in (1, 2, 5):
+            size = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+            if at + size > len(data):
+                raise IndexError("the message is cut off")
+            yield number, data[at : at + size]
+            at += size
+        else:
+            raise ValueError(f"no field is of kind {kind}")
+
+
+OPSET_IMPORT = 8
+"""The field of an ONNX model that holds a domain (1) and its version (2)."""
+
+
+def operators_of(data: bytes) -> int | None:
+    """Which version of our operators a file asks for; None where it asks for none.
+
+    Raises: IndexError or ValueError where the bytes are no ONNX file.
+    """
+    for number, value in _fields(data):
+        if number == OPSET_IMPORT and isinstance(value, bytes):
+            table = dict(_fields(value))
+            if table.get(1) == DOMAIN.encode():
+                found = table.get(2, 1)
+                return found if isinstance(found, int) else None
+    return None
+
+
 def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
     """A session of a file's bytes; `name` is for messages. Raises: Unavailable, LoadError."""
     ort = runtime()
+    try:
+        version = operators_of(data)
+    except (IndexError, ValueError) as error:
+        raise LoadError(f"{name} is no ONNX file, or cut off ({error})") from error
+    if version not in (None, VERSION):
+        raise Unavailable(
+            f"{name} has version {version} of the operators of bitcompress, this one has {VERSION}: "
+            "export it again, or install the bitcompress that wrote it"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    if DOMAIN.encode() in data:
+    if version is not None:
         options.register_custom_ops_library(str(library()))
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

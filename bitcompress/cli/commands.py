@@ -189,28 +189,30 @@ def recipe() -> None:
 @recipe.command("list")
 def recipe_list() -> None:
     """The recipes that ship."""
-    from bitcompress.recipe import Recipe, names
+    from bitcompress.recipe import BinaryRecipe, load_any, names
 
-    for name in names():
-        click.echo(f"{name:<16}{Recipe.load(name).metadata.description}")
+    for name in names(None):
+        loaded = load_any(name)
+        mark = "binarize: " if isinstance(loaded, BinaryRecipe) else ""
+        click.echo(f"{name:<16}{mark}{loaded.metadata.description}")
 
 
 @recipe.command("show")
 @click.argument("name")
 def recipe_show(name: str) -> None:
     """A recipe, shipped or a file, with every key filled in."""
-    from bitcompress.recipe import Recipe
+    from bitcompress.recipe import load_any
 
-    click.echo(Recipe.load(name).to_yaml(), nl=False)
+    click.echo(load_any(name).to_yaml(), nl=False)
 
 
 @recipe.command("validate")
 @click.argument("file")
 def recipe_validate(file: str) -> None:
     """Check a recipe file."""
-    from bitcompress.recipe import Recipe
+    from bitcompress.recipe import load_any
 
-    click.echo(f"{file}: a valid recipe, {Recipe.load(file).metadata.name}")
+    click.echo(f"{file}: a valid recipe, {load_any(file).metadata.name}")
 
 
 @main.command()

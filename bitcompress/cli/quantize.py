@@ -23,7 +23,7 @@ from bitcompress.errors import DataError, NothingPacked, Unavailable, UsageError
 from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
 from bitcompress.plan import nothing_packed, still_open
-from bitcompress.train.loop import part_processes
+from bitcompress.train.processes import part_processes
 
 HOLD_OUT = 4
 """Without pictures to score, every fourth is kept from calibration and scored."""

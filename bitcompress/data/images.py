@@ -34,15 +34,24 @@ def read_image(path: Path) -> Picture:
     Raises: DataError if the file is no picture, is broken, is absurdly large, or has pixels
         without a known range.
     """
+    return _decoded(path, path)
+
+
+def decode_image(data: bytes, name: Path) -> Picture:
+    """The picture that a file's bytes hold; `name` is what messages call it. As `read_image`."""
+    return _decoded(io.BytesIO(data), name)
+
+
+def _decoded(source: Path | io.BytesIO, path: Path) -> Picture:
     pil = _pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pil.Image.open(path) as image:
+            with pil.Image.open(source) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{path}: {image.width}x{image.height} pixels are too many")
                 if _is_deep_colour(image):
-                    return _deep_colour(pil, path, image)
+                    return _deep_colour(pil, source, image)
                 image.load()
                 return _rgb(pil.ImageOps.exif_transpose(image), path)
     except DataError:
@@ -74,13 +83,14 @@ def _is_deep_colour(image: Any) -> bool:
     return image.format == "PNG" and any(part[3] in DEEP for part in image.tile)
 
 
-def _deep_colour(pil: ModuleType, path: Path, image: Any) -> Picture:
+def _deep_colour(pil: ModuleType, source: Path | io.BytesIO, image: Any) -> Picture:
     """A 16-bit colour PNG rounded to 8 bits.
 
     Pillow keeps one byte of each number, which one depending on the byte order that it is told. So
     the file is decoded twice, the second time with the wrong order.
     """
-    with pil.Image.open(path) as second:
+    again = source if isinstance(source, Path) else io.BytesIO(source.getvalue())
+    with pil.Image.open(again) as second:
         second.tile = [(*part[:3], DEEP[part[3]]) for part in second.tile]
         high, low = (
             np.asarray(pil.ImageOps.exif_transpose(each))[..., :3].astype(np.int64)

@@ -95,10 +95,16 @@ class ConvGeometry:
 
     def closed(self, y: Tensor, given: Tensor) -> Tensor:
         """The sums (N, O, H, W) as what the layer gives for what it was given."""
+        return self.reduced(self.placed(y), given)
+
+    def placed(self, y: Tensor) -> Tensor:
+        """The sums (N, O, H, W) as pictures of the layer's own size and channels."""
         if self.up is not None:
-            y = self._placed(y, *self.up)
-        elif self.trim != (0, 0):
-            y = y[..., self.trim[0] :, self.trim[1] :]
+            return self._placed(y, *self.up)
+        return y if self.trim == (0, 0) else y[..., self.trim[0] :, self.trim[1] :]
+
+    def reduced(self, y: Tensor, given: Tensor) -> Tensor:
+        """Pictures with the axes of what the layer was given."""
         if self.line:
             y = y.squeeze(-2)
         return y if y.dim() == given.dim() else y[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress import native
+from bitcompress.errors import UsageError
 from bitcompress.layers.geometry import ConvGeometry, pad_for
 from bitcompress.packed import ops
 from bitcompress.packed.attention import LengthRule, ProductGrids, Term, attend, multiply
@@ -108,6 +109,8 @@ class PackedLinear(_PackedWeight):
 class PackedConv2d(_PackedWeight):
     """Convolution on codes, with true zero padding.
 
+    A shift goes with a stretch of zeros: then channel c is cut into the codes x_c >= shift_c, which
+    the input grid reads as two reals.
     Shapes: x (N, C, H, W) or (C, H, W), rows alone for a geometry of lines. Returns: likewise with
     O channels.
     """
@@ -121,8 +124,11 @@ class PackedConv2d(_PackedWeight):
         input_bits: int,
         geometry: ConvGeometry,
         stretch: Tensor | None = None,
+        shift: Tensor | None = None,
     ) -> None:
-        super().__init__(weight, bias, input_scale, input_offset, input_bits, stretch)
+        if shift is not None and (stretch is None or bool((stretch != 0).any())):
+            raise UsageError("a convolution has a shift only where its input is cut by steps")
+        super().__init__(weight, bias, input_scale, input_offset, input_bits, stretch, shift)
         self.geometry = geometry
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,14 +148,14 @@ class PackedConv2d(_PackedWeight):
         y = ops.conv2d(
             x, self.codes, self.weight_shape,
             self.weight_scale, self.weight_offset, self.bias, self.input_scale, self.input_offset,
-            self.stretch, None, self.weight_bits, self.input_bits,
+            self.stretch, self.shift, self.weight_bits, self.input_bits,
             g.stride, g.padding, g.dilation, g.groups,
         )  # fmt: skip
         return g.closed(y, given)
 
     def _weights(self) -> Weights:
         g = self.geometry
-        cut = ops.channel_grid(self.input_scale, self.input_offset, self.stretch, None)
+        cut = ops.channel_grid(self.input_scale, self.input_offset, self.stretch, self.shift)
         return Weights(
             unpack(self.codes, self.weight_bits, self.weight_shape), self.weight_scale,
             self.weight_offset, self.bias, self.input_scale, self.input_offset, *cut,

@@ -18,6 +18,7 @@ from bitcompress.errors import ShapeError
 from bitcompress.packed import definition, ops
 from bitcompress.packed.attention import ProductGrids, Term, attend_by_parts
 from bitcompress.packed.rows import Rows
+from bitcompress.quant.spec import codes_of
 
 
 class Places(NamedTuple):
@@ -53,8 +54,7 @@ class OutGrid(NamedTuple):
         """The codes of y (B, M, columns), whose matrices begin at these places."""
         channel = (starts[:, None, None] + torch.arange(y.shape[-1])) % len(self.scale)
         scale, offset = self.scale[channel], self.offset[channel]
-        codes = torch.round((y - offset) / scale).clamp(0, (1 << self.bits) - 1)
-        return torch.nan_to_num(codes, nan=0.0).to(torch.uint8)
+        return codes_of(y, scale, offset, (1 << self.bits) - 1).to(torch.uint8)
 
 
 @dataclass(frozen=True)

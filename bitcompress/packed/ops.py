@@ -18,13 +18,13 @@ from bitcompress.errors import ShapeError
 from bitcompress.packed import definition
 from bitcompress.packed.rows import Rows, centred, rows_of
 from bitcompress.packed.stored import unpack
-from bitcompress.quant.spec import in_groups, round_codes
+from bitcompress.quant.spec import codes_of, in_groups
 
 
 def encode(x: Tensor, scale: Tensor, offset: Tensor, bits: int) -> Tensor:
     """The codes of x; scale and offset broadcast against it.
 
-    Returns: like x, uint8. A NaN becomes code 0.
+    Returns: like x, uint8. A NaN becomes code 0; a scale of 0 is a step, x >= offset.
     """
     kernels = native.kernels()
     if kernels is not None and native.takes(x):
@@ -37,11 +37,7 @@ def encode(x: Tensor, scale: Tensor, offset: Tensor, bits: int) -> Tensor:
                 bits, out.view(view), native.threads(),
             )  # fmt: skip
             return out
-    return (
-        torch.nan_to_num(round_codes(x, scale, offset, (1 << bits) - 1), nan=0.0)
-        .to(torch.uint8)
-        .contiguous()
-    )
+    return codes_of(x, scale, offset, (1 << bits) - 1).to(torch.uint8).contiguous()
 
 
 def _grouping(x: Tensor, scale: Tensor) -> tuple[int, int, int] | None:

@@ -43,6 +43,16 @@ def round_codes(x: Tensor, scale: Tensor, offset: Tensor, levels: int) -> Tensor
     return torch.clamp(torch.round((x - offset) / scale), 0, levels)
 
 
+def codes_of(x: Tensor, scale: Tensor, offset: Tensor, levels: int) -> Tensor:
+    """The code of each number; where scale is 0 the grid is a step, and the code is x >= offset.
+
+    A step at theta is how a binary layer reads its input: 1 stands for +1, at theta itself too.
+    Shapes: scale and offset broadcast against x. Returns: float like x, whole; a NaN has code 0.
+    """
+    rounded = torch.nan_to_num(round_codes(x, scale, offset, levels), nan=0.0)
+    return torch.where(scale == 0, (x >= offset).to(x.dtype), rounded)
+
+
 @dataclass(frozen=True)
 class QuantSpec:
     """How a tensor is cut into codes: `bits` of each code, one grid for each index of `axis`.

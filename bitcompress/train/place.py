@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import Unavailable
-from bitcompress.train.loop import BatchSource
+from bitcompress.train.config import BatchSource
 
 
 def check_device(device: str) -> None:

@@ -16,8 +16,10 @@ from bitcompress.errors import RecipeError
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.quant.uniform import UniformQuantizer
+from bitcompress.train.config import BatchSource, FitConfig, FitResult, Progress
 from bitcompress.train.distill import LOSSES, features, find_taps, first_tensor, tapped
-from bitcompress.train.loop import BatchSource, FitConfig, FitResult, Group, Progress, fit
+from bitcompress.train.groups import Group
+from bitcompress.train.loop import fit
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
   for (float** part : {&scale_, &offset_, &factor_}) *part = parts.part<float>(columns);
   float* numbers = parts.part<float>(columns);
   if (step != nullptr) {
-    times_ = numbers, leaks_ = step->kind == BC_LEAKY;
+    times_ = numbers, leaks_ = step->kind != BC_MUL;
     for (int64_t i = 0; i < columns; ++i)
       numbers[i] = step->data == nullptr ? step->value : step->data[i * step->column];
   }
@@ -44,10 +44,11 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
   least_ = parts.part<uint8_t>(columns), top_ = parts.part<uint8_t>(columns);
   float highest = 0;
   double base = 0;
-  bool normal = true;
+  bool normal = true, compares = !floor;
   for (int64_t i = 0; i < columns; ++i) {
     const int64_t g = sink.groups == 1 ? 0 : i;
     scale_[i] = sink.scale[g], offset_[i] = sink.offset[g], factor_[i] = 1.0f / scale_[i];
+    compares = compares && scale_[i] == 0.0f;
     normal = normal && scale_[i] > 0 && std::isnormal(scale_[i]) && std::isnormal(factor_[i]) &&
              std::isfinite(offset_[i]) && std::isfinite(times(i)) &&
              (!leaks_ || (times_[i] > 0.0f && times_[i] <= 1.0f));
@@ -57,7 +58,7 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
     base = std::max(base, std::fabs(static_cast<double>(offset_[i]) / static_cast<double>(scale_[i])));
   }
   const float tie = normal ? 0.5f - (highest + 1.0f) * 9.5367431640625e-7f : -1.0f;
-  cutter_ = {scale_, offset_, factor_, least_, top_, tie};
+  cutter_ = {scale_, offset_, factor_, least_, top_, tie, compares};
   const double more = step == nullptr ? 0.0 : leaks_ ? 3.0 : 1.0;
   fixed_error_ = (7.0 + more) * (static_cast<double>(highest) + 2.0) +
                  1.25 * (1.0 + (leaks_ ? 4.0 : more)) * base + 2.0;
@@ -119,7 +120,8 @@ Folded CodeGrid::fold(const Readout& r, const Bounds& bounds, uint8_t* memory) c
 }
 
 CodeReadout CodeGrid::from(int64_t o, const Readout& exact, const Folded& f) const {
-  const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o, least_ + o, top_ + o, cutter_.tie};
+  const RowCutter cutter{scale_ + o, offset_ + o, factor_ + o,
+                         least_ + o, top_ + o,    cutter_.tie, cutter_.compares};
   return {exact, cutter, product_ + o, row_ + o, f.constant + o, f.centre + o, f.row_centre, f.tie,
           f.slope, spread_, times_ == nullptr ? nullptr : times_ + o,
           leaks_ ? leak_ + o : nullptr, leaks_ ? leak_base_ + o : nullptr};

@@ -59,6 +59,7 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
       factor(inverses(scale)),
       least(scale.size(), 0),
       top(scale.size(), static_cast<uint8_t>(bc::top_code(bits))),
+      compares(std::all_of(scale.begin(), scale.end(), [](float s) { return s == 0.0f; })),
       left{spec.grids.a_scale[0], spec.grids.a_offset[0]},
       reading(c.filters, spec.grids.bias),
       tap_sums(static_cast<size_t>(c.filters * bc::taps(c))) {
@@ -116,11 +117,11 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
 void bc_layer::cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out,
                    int64_t out_pitch) const {
   constexpr int64_t kWide = 48;  // from here on rows fill their vectors well
-  if (pitch == c.channels && out_pitch == c.channels && c.channels < kWide)
+  if (!compares && pitch == c.channels && out_pitch == c.channels && c.channels < kWide)
     return k.cut(x, rows * c.channels, cutter(), out);
   const bool fast = !factor.empty();
   const float tie = fast ? 0.5f - (bc::top_code(bits) + 1.0f) * 9.5367431640625e-7f : -1.0f;
-  k.cut_rows({scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie}, rows,
+  k.cut_rows({scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie, compares}, rows,
              c.channels, x, pitch, out, out_pitch);
 }
 

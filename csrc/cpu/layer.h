@@ -49,6 +49,7 @@ struct bc_layer {
   int bits;
   std::vector<float> scale, offset, factor;  // of the cut, a whole number of vectors and of pixels
   std::vector<uint8_t> least, top;           // likewise, codes
+  bool compares;                             // no grid of the cut has a step
   bc::Grid left;
   std::vector<bc::Grid> right;    // [filters]
   bc::Reading reading;            // its constants are those of a place with all taps inside

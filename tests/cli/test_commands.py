@@ -66,7 +66,7 @@ def test_version(cli: Cli) -> None:
 
 def test_recipes(cli: Cli, tmp_path: Path) -> None:
     listed = cli("recipe", "list").stdout
-    assert [line.split()[0] for line in listed.splitlines()] == names()
+    assert [line.split()[0] for line in listed.splitlines()] == names(None)
     shown = cli("recipe", "show", "default")
     (tmp_path / "mine.yaml").write_text(shown.stdout)
     assert "a valid recipe" in cli("recipe", "validate", tmp_path / "mine.yaml").stdout

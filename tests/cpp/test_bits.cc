@@ -93,6 +93,7 @@ void test_words() {
 
 float naive_code(float x, float scale, float offset, int bits) {
   const float top = static_cast<float>((1 << bits) - 1);
+  if (scale == 0.0f) return x >= offset ? 1.0f : 0.0f;
   float v = std::nearbyint((x - offset) / scale);
   if (std::isnan(v)) return v;
   return std::min(std::max(v, 0.0f), top);
@@ -133,6 +134,42 @@ void test_codes() {
       }
       expect(same_codes, "codes" + what);
       expect(same_reals, "reals" + what);
+    }
+  }
+}
+
+// A grid whose scale is 0 is a step: its code is whether x lies at the offset or above.
+void test_steps() {
+  Random random;
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const bc_view& view : kViews) {
+    const int64_t n = view.outer * view.groups * view.inner;
+    std::vector<float> scale = random_reals(random, view.groups, 0.01f, 1),
+                       offset = random_reals(random, view.groups, -1, 1);
+    for (size_t g = 0; g < scale.size(); ++g) {
+      if (g % 3 != 1) scale[g] = g % 2 == 0 ? 0.0f : -0.0f;
+      if (g % 5 == 0) offset[g] = g % 2 == 0 ? 0.0f : -0.0f;
+    }
+    std::vector<float> x = random_reals(random, n, -1, 1);
+    for (int64_t i = 0; i < n; ++i) {  // the offset itself, its neighbours, and what is no number
+      const size_t at = static_cast<size_t>(i);
+      const float here = offset[at / static_cast<size_t>(view.inner) % scale.size()];
+      const float some[] = {x[at], here, std::nextafter(here, inf), std::nextafter(here, -inf),
+                            -0.0f, inf,  -inf,                      std::nanf("")};
+      x[at] = some[random.from(0, 7)];
+    }
+    for (const int bits : {1, 4}) {
+      std::vector<uint8_t> codes(static_cast<size_t>(n));
+      const std::string what = text({view.outer, view.groups, view.inner, bits});
+      expect(bc_encode(x.data(), view, scale.data(), offset.data(), bits, codes.data(), 2) == BC_OK,
+             "steps" + what);
+      bool same = true;
+      for (size_t i = 0; i < x.size(); ++i) {
+        const size_t g = i / static_cast<size_t>(view.inner) % scale.size();
+        const float code = naive_code(x[i], scale[g], offset[g], bits);
+        same = same && codes[i] == (std::isnan(code) ? 0 : static_cast<uint8_t>(code));
+      }
+      expect(same, "codes of steps" + what);
     }
   }
 }
@@ -449,6 +486,7 @@ int main() {
   for (const std::string& level : levels()) {
     bc_set_isa(level.c_str());
     test_codes();
+    test_steps();
     test_backward();
     test_statistics();
     test_gemm();

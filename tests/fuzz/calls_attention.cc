@@ -53,9 +53,11 @@ struct OperandGrid {
   bc_operand_grid record;
 
   OperandGrid(Input& in, int64_t batch, int bits)
-      : scale(reals(in, elements({batch}), 0.01f, 1)),
+      : scale(reals(in, elements({batch}), 0.01f, 1)),  // 0: a step
         offset(reals(in, elements({batch}), -2, 1)),
-        record{scale.get(), offset.get(), bits} {}
+        record{scale.get(), offset.get(), bits} {
+    if (in.once_in(6)) std::fill(scale.begin(), scale.end(), 0.0f);
+  }
 };
 
 }  // namespace

@@ -44,6 +44,7 @@ void reals_and_codes(Input& in) {
                       hi = reals(in, groups, 0.5f, 2);
   if (in.once_in(2)) {
     const Memory<uint8_t> out(in, n);
+    for (float& scale : hi) scale = in.once_in(3) ? 0.0f : scale;
     at_two_levels(in, out, [&] {
       return bc_encode(x.get(), view, hi.get(), lo.get(), bits, out.get(), threads);
     });

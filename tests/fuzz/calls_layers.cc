@@ -19,6 +19,8 @@ struct Spec {
         scale(reals(in, elements({cut_groups}), 0.01f, 1)),
         offset(reals(in, elements({cut_groups}), -2, 1)),
         grids(in, 1, c.filters) {
+    if (in.once_in(3)) std::fill(scale.begin(), scale.end(), 0.0f);
+    if (in.once_in(8) && scale.size() > 0) *scale.get() = 0.0f;
     const bc_grids* known = grids.get();
     record = {c,          w.get(), scale.get(), offset.get(),
               cut_groups, x_bits,  w_bits,      known == nullptr ? bc_grids{} : *known};

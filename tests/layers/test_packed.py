@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bitcompress.errors import UsageError
 from bitcompress.layers import ConvGeometry, PackedConv2d, PackedLinear, PackedMatmul
 from bitcompress.layers.packed import pad_for
 from bitcompress.packed import PackedTensor, unpack
@@ -143,3 +144,36 @@ def test_matmul_broadcasts_as_torch_does(
     layer = PackedMatmul(one, one, (8, 8), (False, False))
     a, b = torch.randint(0, 256, left).float(), torch.randint(0, 256, right).float()
     assert torch.equal(layer(a, b), torch.matmul(a, b))
+
+
+# ---- Steps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("size", [(5, 4), (9, 33)])
+def test_a_convolution_of_signs_is_exact(groups: int, size: tuple[int, int]) -> None:
+    """Input at theta and above counts as +1, below and NaN as -1, outside of the picture as 0."""
+    c, o = 4 * groups, 3 * groups
+    w, theta, a = torch.randn(o, 4, 3, 3), torch.randn(c).round(), torch.rand(o) + 0.1
+    x = (torch.randn(2, c, *size) * 2).round()
+    x[0, 0, 0, :2] = torch.tensor([float("nan"), float("-inf")])
+    theta[1], x[:, 1] = 0.0, torch.where(x[:, 1] == 0, -0.0, x[:, 1])
+    view = a.view(-1, 1, 1, 1)
+    weight = PackedTensor.pack(Codes((w >= 0).to(torch.uint8), 2 * view, -view, 1))
+    geometry = ConvGeometry.of((3, 3), (1, 1), (1, 1), (1, 1), groups, "zeros")
+    layer = PackedConv2d(
+        weight, None, torch.tensor(2.0), torch.tensor(-1.0), 1, geometry, torch.zeros(c), theta
+    )
+    signs = (x >= theta.view(-1, 1, 1)).float() * 2 - 1
+    sums = F.conv2d(signs, (w >= 0).float() * 2 - 1, padding=1, groups=groups)
+    assert torch.equal(layer(x), sums * a.view(-1, 1, 1))
+    assert torch.equal(layer(x.requires_grad_()).detach(), sums * a.view(-1, 1, 1))
+
+
+def test_a_shift_without_steps_is_refused() -> None:
+    geometry = ConvGeometry.of((1, 1), (1, 1), (0, 0), (1, 1), 1, "zeros")
+    with pytest.raises(UsageError, match="cut by steps"):
+        PackedConv2d(
+            stored((4, 3, 1, 1)), None, torch.tensor(1.0), torch.tensor(0.0), 1, geometry,
+            torch.ones(3), torch.zeros(3),
+        )  # fmt: skip

@@ -47,6 +47,15 @@ EDSR = {"num_feat": 8, "num_block": 2, "upscale": 2, "res_scale": 1.0}
 MSRRESNET = {"num_feat": 8, "num_block": 2, "upscale": 2}
 RLFN = {"features": 8, "middle": 6, "blocks": 2, "upscale": 2, "gate": 4}
 RESNET = {"blocks": [1, 1, 1], "width": 4, "classes": 10}
+BIDIFFSR = {
+    "inner": 16,
+    "mult": [1, 2],
+    "blocks": 1,
+    "groups": 8,
+    "attention": True,
+    "fusion": "cs",
+    "resample": "cp",
+}
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dat", DAT),
@@ -86,6 +95,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("rlfn", RLFN | {"upscale": 4, "blocks": 10, "features": 6, "middle": 8}),
     ("resnet-cifar", RESNET),
     ("resnet-cifar", RESNET | {"blocks": [2, 3, 2], "width": 6, "classes": 100}),
+    ("bidiffsr", BIDIFFSR),
+    ("bidiffsr", BIDIFFSR | {"mult": [1, 2, 4], "blocks": 2, "attention": False}),
+    ("bidiffsr", BIDIFFSR | {"fusion": "add", "resample": "shuffle"}),
+    ("bidiffsr", BIDIFFSR | {"inner": 24, "fusion": "concat"}),
 ]
 
 
@@ -110,9 +123,11 @@ def test_a_variant_comes_back_as_itself(
     assert loaded.task == MODELS[name].task
     assert loaded.scale == config.get("upscale")
     assert not loaded.model.training
-    picture = loaded.image_range * torch.rand(1, config.get("in_chans", 3), 9, 10)
+    inputs = [loaded.image_range * torch.rand(1, config.get("in_chans", 3), 9, 10)]
+    if loaded.task == "diffusion":
+        inputs = [torch.rand(1, 3, 8, 12), torch.rand(1, 3, 8, 12), torch.tensor([7])]
     with torch.no_grad():
-        assert torch.equal(loaded.model(picture), model(picture))
+        assert torch.equal(loaded.model(*inputs), model(*inputs))
 
 
 WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
@@ -227,5 +242,5 @@ def test_no_state_dict_is_of_two_architectures(official: Official) -> None:
 def test_the_table_names_its_entries() -> None:
     for name, target in MODELS.items():
         assert isinstance(target, Target) and target.name == name
-        assert target.task in ("sr", "classify")
+        assert target.task in ("sr", "classify", "segment", "depth", "diffusion")
     assert not any(target.detect({"weight": torch.ones(2)}) for target in MODELS.values())

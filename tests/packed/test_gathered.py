@@ -93,7 +93,9 @@ def pictures(draw: st.DrawFn) -> tuple[Gathered, Tensor, tuple[bool, bool, bool]
     if draw(st.booleans()):
         count = draw(st.sampled_from([1, heads * depth]))
         width = draw(st.integers(1, 8))
-        out_grid = OutGrid(torch.rand(count) * 0.3 + 0.1, -torch.rand(count), width)
+        steps = torch.rand(count) < draw(st.sampled_from([0.0, 0.5, 1.0]))
+        scale = torch.where(steps, 0.0, torch.rand(count) * 0.3 + 0.1)
+        out_grid = OutGrid(scale, torch.where(steps, 0.1, -1.0) * torch.rand(count), width)
     work, qkv = picture(
         draw(st.integers(1, 2)), size, window, shift, heads, depth,
         (draw(st.integers(1, 8)), draw(st.integers(1, 8)), draw(st.integers(1, 8)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -18,6 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from bitcompress.packed import ops
+from bitcompress.quant.spec import codes_of
 
 if os.environ.get("BITCOMPRESS_NATIVE", "").lower() == "off":
     pytest.skip("the native module is switched off", allow_module_level=True)
@@ -167,6 +170,27 @@ def test_encode_is_torch_bit_for_bit(level: str, grid: Grid) -> None:
     out = torch.empty(grid.x.shape, dtype=torch.uint8)
     native.encode(grid.x, grid.scale, grid.offset, grid.bits, out)
     assert torch.equal(out, torch.nan_to_num(grid.codes, nan=0.0).to(torch.uint8))
+
+
+@quick
+@given(grid=grids(), data=st.data())
+def test_a_scale_of_0_is_a_step(level: str, grid: Grid, data: st.DataObject) -> None:
+    """Its code is x >= offset: for the offset itself, for -0 at 0, and never for a NaN."""
+    steps = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(grid.scale),
+                                            max_size=len(grid.scale))))  # fmt: skip
+    at_zero = data.draw(st.booleans())
+    scale = torch.where(steps, 0.0, grid.scale)
+    offset = torch.zeros_like(grid.offset) if at_zero else grid.offset
+    x = torch.where(grid.x == 0, -0.0, grid.x) if at_zero else grid.x
+    out = torch.empty(x.shape, dtype=torch.uint8)
+    native.encode(x, scale, offset, grid.bits, out)
+    rounded = torch.nan_to_num(replace(grid, x=x, offset=offset).codes, nan=0.0).to(torch.uint8)
+    above = (x.numpy() >= offset[None, :, None].numpy()).astype(np.uint8)
+    assert torch.equal(out, torch.where(steps[None, :, None], torch.from_numpy(above), rounded))
+    assert torch.equal(out, ops.encode(x, scale[:, None], offset[:, None], grid.bits))
+    with torch.no_grad():
+        defined = codes_of(x, scale[:, None], offset[:, None], 2**grid.bits - 1)
+    assert torch.equal(out, defined.to(torch.uint8))
 
 
 @quick

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import GateError, Interrupted, LoadError
-from bitcompress.train.loop import FitConfig, Group, fit, rate
+from bitcompress.train.config import FitConfig
+from bitcompress.train.groups import Group
+from bitcompress.train.loop import fit
+from bitcompress.train.schedule import rate
 
 CONFIG = FitConfig(steps=12, save_every=4, warmup=2, fingerprint="this run")
 
@@ -239,7 +242,7 @@ def test_two_processes_give_the_result_of_one(
         torch.save(run.state(), sys.argv[3])
         from accelerate import PartialState
         assert PartialState().num_processes == 2
-        from bitcompress.train.loop import part_processes
+        from bitcompress.train.processes import part_processes
         part_processes()
         assert not torch.distributed.is_initialized()
     """

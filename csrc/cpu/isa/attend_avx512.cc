@@ -246,12 +246,14 @@ struct Vnni : PlainLanes {
         Reals x[4];
         each<4>([&](int i) {
           const int64_t column = i < count ? at + i : at;
-          x[i] = load(columns + column * 16) - all(a.out_offset[column]);
-          z[i] = cut.clamped(fused(x[i], all(factors[column - c]), cut.least));
+          x[i] = load(columns + column * 16);
+          z[i] = cut.clamped(
+              fused(x[i] - all(a.out_offset[column]), all(factors[column - c]), cut.least));
           near = nearer<kShift>(near, z[i]);
         });
         if (__builtin_expect(exactly || below<kShift>(near, cut.doubtful), 0)) {
-          for (int64_t i = 0; i < count; ++i) z[i] = cut.exactly(x[i] / all(a.out_scale[at + i]));
+          for (int64_t i = 0; i < count; ++i)
+            z[i] = cut.exactly(x[i], a.out_offset[at + i], a.out_scale[at + i]);
         }
         m[word] = words(pack<kShift>(z));
       }
@@ -284,14 +286,13 @@ struct Vnni : PlainLanes {
         Reals x[4] = {};
         for (int64_t i = 0; i < 4 && row + i < r.rows; ++i) {
           const float* from = static_cast<const float*>(r.data) + r.places[row + i] + c;
-          x[i] = reinterpret_cast<Reals>(_mm512_maskz_loadu_ps(inside, from)) * all(r.factor) -
-                 all(r.offset);
-          z[i] = cut.clamped(fused(x[i], factor, cut.least));
+          x[i] = reinterpret_cast<Reals>(_mm512_maskz_loadu_ps(inside, from)) * all(r.factor);
+          z[i] = cut.clamped(fused(x[i] - all(r.offset), factor, cut.least));
           near = nearer<kShift>(near, z[i]);
         }
         const bool exactly = below<kShift>(near, cut.doubtful) || !cut.takes(r.scale);
         for (int64_t i = 0; i < 4 && row + i < r.rows; ++i) {
-          if (__builtin_expect(exactly, 0)) z[i] = cut.exactly(x[i] / all(r.scale));
+          if (__builtin_expect(exactly, 0)) z[i] = cut.exactly(x[i], r.offset, r.scale);
           const __m128i codes = _mm512_maskz_cvtepi32_epi8(inside, words(z[i] >> kShift));
           _mm_store_si128(reinterpret_cast<__m128i*>(r.out + (row + i) * r.pitch + c), codes);
         }

@@ -153,13 +153,12 @@ struct WeightCut {
   // From the weight itself, as the definition has it.
   template <int kShift>
   Ints exactly(Reals weight) const {
-    const Reals u = clamp_real((weight - all(offset)) / all(scale), all(top));
-    return bits_of(u + 8388608.0f) << kShift;
+    return bits_of(position(weight, all(offset), all(scale), all(top)) + 8388608.0f) << kShift;
   }
 };
 
-// The same for reals that are (x - offset): one division by scale, so 2 d (top + 1) 2^shift + 1 units
-// are enough, and that is 2 at most.
+// The same for reals, from x - offset: one division by scale, so 2 d (top + 1) 2^shift + 1 units are
+// enough, and that is 2 at most.
 template <int kShift>
 struct ChannelCut {
   static constexpr float factor = static_cast<float>(1 << kShift);
@@ -176,7 +175,9 @@ struct ChannelCut {
   Ints clamped(Reals z) const {
     return bits_of(min_of(max_of(z, least), most));
   }
-  Ints exactly(Reals u) const { return bits_of(clamp_real(u, all(top)) + 8388608.0f) << kShift; }
+  Ints exactly(Reals x, float offset, float scale) const {
+    return bits_of(position(x, all(offset), all(scale), all(top)) + 8388608.0f) << kShift;
+  }
 };
 
 // e to the (x - most) as power_of_two has it, in two halves, so that many keys are under way at once:

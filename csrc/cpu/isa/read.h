@@ -32,7 +32,7 @@ inline uint8_t between(uint8_t code, uint8_t least, uint8_t top) {
 }
 
 inline uint8_t exact_code(const RowCutter& c, int64_t i, float x) {
-  const uint8_t code = nearest_code(clamp_real((x - c.offset[i]) / c.scale[i], 255.0f));
+  const uint8_t code = nearest_code(position(x, c.offset[i], c.scale[i], 255.0f));
   return between(code, c.least[i], c.top[i]);
 }
 
@@ -104,9 +104,21 @@ inline void read_codes(const CodeReadout& r, int64_t rows, int64_t n, const int3
   }
 }
 
+// Rows of reals on grids without steps.
+inline void compare_rows(const RowCutter& c, int64_t rows, int64_t n, const float* x,
+                         int64_t x_stride, uint8_t* out, int64_t out_stride) {
+  const float* offset = c.offset;
+  for (int64_t j = 0; j < rows; ++j, x += x_stride, out += out_stride) {
+    const float* __restrict from = x;
+    uint8_t* __restrict to = out;
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i] >= offset[i] ? 1 : 0;
+  }
+}
+
 // See Kernels::cut_rows.
 inline void cut_rows(const RowCutter& c, int64_t rows, int64_t n, const float* x, int64_t x_stride,
                      uint8_t* out, int64_t out_stride) {
+  if (c.compares) return compare_rows(c, rows, n, x, x_stride, out, out_stride);
   const int64_t whole = c.tie < 0.0f ? 0 : n / kVector * kVector;
   for (int64_t j = 0; j < rows; ++j, x += x_stride, out += out_stride) {
     Reals most{};

@@ -251,8 +251,34 @@ inline void cut_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, cons
   }
 }
 
+// Columns [at, at + n) of all rows, n up to 64, on grids without steps.
+inline void compare_64(const RowCutter& c, int64_t at, int64_t n, int64_t rows, const float* x,
+                       int64_t x_stride, uint8_t* out, int64_t out_stride) {
+  __m512 offset[4];
+  __mmask16 inside[4];
+  for (int v = 0; v < 4; ++v) {
+    inside[v] = n > 16 * v ? first_16(n - 16 * v) : __mmask16{0};
+    offset[v] = _mm512_maskz_loadu_ps(inside[v], c.offset + at + 16 * v);
+  }
+  const __mmask64 places = first_64(n);
+  for (int64_t j = 0; j < rows; ++j) {
+    const float* from = x + j * x_stride + at;
+    uint64_t above = 0;
+    for (int v = 0; v < 4; ++v) {
+      const __m512 reals = _mm512_maskz_loadu_ps(inside[v], from + 16 * v);
+      above |= uint64_t{_mm512_cmp_ps_mask(reals, offset[v], _CMP_GE_OQ)} << (16 * v);
+    }
+    _mm512_mask_storeu_epi8(out + j * out_stride + at, places, _mm512_maskz_set1_epi8(above, 1));
+  }
+}
+
 inline void cut_rows_512(const RowCutter& c, int64_t rows, int64_t n, const float* x,
                          int64_t x_stride, uint8_t* out, int64_t out_stride) {
+  if (c.compares) {
+    for (int64_t i = 0; i < n; i += 64)
+      compare_64(c, i, n - i < 64 ? n - i : 64, rows, x, x_stride, out, out_stride);
+    return;
+  }
   if (c.tie < 0.0f) {
     for (int64_t j = 0; j < rows; ++j) exact_codes(c, 0, n, x + j * x_stride, out + j * out_stride);
     return;

@@ -67,6 +67,19 @@ inline T clamp_real(T v, T top) {
 
 inline Reals clamp_real(Reals v, Reals top) { return min_of(max_of(v, Reals{}), top); }
 
+// The code of x before it is rounded: how many steps of the grid it lies above offset, inside [0,
+// top]; on a grid without a step whether it lies at offset or above it.
+inline float position(float x, float offset, float scale, float top) {
+  const float steps = clamp_real((x - offset) / scale, top);
+  const float step = x >= offset ? 1.0f : 0.0f;
+  return scale == 0.0f ? step : steps;
+}
+inline Reals position(Reals x, Reals offset, Reals scale, Reals top) {
+  const Reals steps = clamp_real((x - offset) / scale, top);
+  const Reals step = x >= offset ? all(1.0f) : Reals{};
+  return scale == Reals{} ? step : steps;
+}
+
 // NaN -> NaN
 inline float clamp_nan(float v, float top) {
   v = v < 0.0f ? 0.0f : v;
@@ -77,7 +90,7 @@ template <class P>
 inline void encode(const float* __restrict x, int64_t n, P scale, P offset, float top,
                    uint8_t* __restrict out) {
   for (int64_t i = 0; i < n; ++i)
-    out[i] = nearest_code(clamp_real((x[i] - offset[i]) / scale[i], top));
+    out[i] = nearest_code(position(x[i], offset[i], scale[i], top));
 }
 
 // x and out may be the same memory.

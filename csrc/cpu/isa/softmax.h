@@ -160,7 +160,7 @@ inline float near_tie(float top, float base) {
 inline void cut_quotients(const float* __restrict e, int64_t n, float sum, float scale,
                           float offset, float top, uint8_t* __restrict out) {
   for (int64_t i = 0; i < n; ++i)
-    out[i] = nearest_code(clamp_real((e[i] / sum - offset) / scale, top));
+    out[i] = nearest_code(position(e[i] / sum, offset, scale, top));
 }
 
 // The codes nearest to u, which is clamped, to out; `most` is raised to the farthest that a u lies
@@ -219,7 +219,7 @@ inline void softmax_block(float* x, int64_t rows, int64_t n, int64_t stride, flo
       nearest_codes(u, farthest, out + r * n + i);
     }
   }
-  const int64_t sure = beyond(farthest, tie) ? 0 : whole;
+  const int64_t sure = scale == 0.0f || beyond(farthest, tie) ? 0 : whole;
   if (sure == n) return;
   for (int64_t r = 0; r < rows; ++r) {
     cut_quotients(x + r * stride + sure, n - sure, sums[r], scale, offset, top,

@@ -11,7 +11,8 @@ namespace {
 constexpr int64_t kMost = int64_t{1} << 31;
 
 bool takes_operand(int64_t kind) {
-  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY;
+  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY ||
+         kind == BC_PRELU;
 }
 
 // The steps of a node, their operands to be found in each run.
@@ -20,7 +21,7 @@ class Steps {
   Steps(const Info& info, const char* name, size_t first_operand, float eps)
       : kinds_(info.integers(name)), first_(first_operand), eps_(eps) {
     for (const int64_t kind : kinds_) {
-      require(kind >= BC_ADD && kind <= BC_GELU_TANH && kind != BC_STORE,
+      require(kind >= BC_ADD && kind <= BC_PRELU && kind != BC_STORE,
               std::string("the attribute ") + name + " holds the unknown step " + std::to_string(kind));
       operands_ += kind == BC_NORM ? 2 : takes_operand(kind) ? 1 : 0;
     }

@@ -7,36 +7,23 @@ error that names the file, the key, what is allowed and the nearest name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from bitcompress.errors import RecipeError
+from bitcompress.recipe import files
+from bitcompress.recipe.files import SCHEMA_VERSION, Metadata, Part
 
-SCHEMA_VERSION = 1
 Bits = int | Literal["bits"]
 SearchName = Literal["minmax", "percentile", "mse", "dobi", "sign"]
 Role = Literal["head", "tail", "depthwise", "pointwise", "bottleneck", "qk", "av"]
 Kind = Literal["linear", "conv2d", "matmul"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Metadata(_Part):
-    """What the recipe is."""
-
-    name: str
-    paper: str = ""
-    description: str = ""
-
-
-class Selector(_Part):
+class Selector(Part):
     """Which places: every key that is given must match. Names are shell wildcards."""
 
     name: str | tuple[str, ...] = "*"
@@ -44,7 +31,7 @@ class Selector(_Part):
     role: Role | None = None
 
 
-class Apply(_Part):
+class Apply(Part):
     """What the places become; a key left out keeps what earlier rules said."""
 
     keep: Literal["packed", "simulated", "float"] | None = None
@@ -64,7 +51,7 @@ class Apply(_Part):
         return value
 
 
-class RuleUse(_Part):
+class RuleUse(Part):
     """One rule: a selector and what it does."""
 
     match: Selector = Selector()
@@ -73,7 +60,7 @@ class RuleUse(_Part):
     """Whether it is fine that the selector matches nothing in a given model."""
 
 
-class Protect(_Part):
+class Protect(Part):
     """Which further layers stay wide while the share of multiply-accumulates allows it."""
 
     share: float = Field(default=0.0, ge=0, le=1)
@@ -87,7 +74,7 @@ class Protect(_Part):
     """Whether what the roles leave goes to the layers whose error moves the output most."""
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """How bounds are found."""
 
     search: SearchName = "dobi"
@@ -99,7 +86,7 @@ class Calibration(_Part):
     """How far input channels are brought to one deviation before they share a grid; 0 is off."""
 
 
-class Train(_Part):
+class Train(Part):
     """What moves after calibration: nothing, the bounds (`dqc`), or everything (`finetune`)."""
 
     method: Literal["none", "dqc", "finetune"] = "none"
@@ -123,7 +110,7 @@ class Train(_Part):
     save_every: int = Field(default=100, ge=1)
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """The whole plan of a run."""
 
     schema_version: int = SCHEMA_VERSION
@@ -149,14 +136,8 @@ class Recipe(_Part):
 
         Raises: RecipeError naming the file, the key and what would be right.
         """
-        path = find(name_or_path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read: {error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: not a YAML file: {error}") from error
-        return cls.parse(data, str(path))
+        path = files.find(name_or_path)
+        return cls.parse(files.read(path), str(path))
 
     @classmethod
     def parse(cls, data: Any, origin: str = "recipe") -> Recipe:
@@ -164,12 +145,7 @@ class Recipe(_Part):
 
         Raises: RecipeError, one line a mistake.
         """
-        if not isinstance(data, Mapping):
-            raise RecipeError(f"{origin}: a recipe is a mapping of keys, not {type(data).__name__}")
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            raise RecipeError(_explain(origin, error)) from error
+        return files.checked(cls, data, origin, "quantize")
 
     def override(self, **changes: Any) -> Recipe:
         """The same recipe with keys changed; `train.steps` is given as `train__steps`."""
@@ -177,18 +153,7 @@ class Recipe(_Part):
 
     def set(self, changes: Mapping[str, Any], origin: str = "--set") -> Recipe:
         """The same recipe with dotted keys changed, checked like a file."""
-        data = self.model_dump(mode="json")
-        for key, value in changes.items():
-            place = data
-            *path, last = key.split(".")
-            for part in path:
-                if not isinstance(place.get(part), dict):
-                    raise RecipeError(f"{origin}: no key {key!r}{_nearest(part, list(place))}")
-                place = place[part]
-            if last not in place:
-                raise RecipeError(f"{origin}: no key {key!r}{_nearest(last, list(place))}")
-            place[last] = value
-        return Recipe.parse(data, origin)
+        return files.changed(self, changes, origin, Recipe.parse)
 
     def to_yaml(self) -> str:
         """The fully resolved recipe as YAML that loads to the same recipe."""
@@ -201,61 +166,3 @@ class Recipe(_Part):
             return table
         known = [width for width in sorted(table) if width >= bits]
         return table[known[0]] if known else 0
-
-
-def folder() -> Path:
-    """Where the shipped recipes lie: in the package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
-
-
-def names() -> list[str]:
-    """The names of the shipped recipes."""
-    return sorted(path.stem for path in folder().glob("*.yaml"))
-
-
-def find(name_or_path: str | Path) -> Path:
-    """The file of a recipe given by name or path.
-
-    Raises: RecipeError if there is none.
-    """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise RecipeError(f"{path}: no such recipe file")
-        return path
-    shipped = folder() / f"{name_or_path}.yaml"
-    if not shipped.is_file():
-        raise RecipeError(
-            f"no recipe {str(name_or_path)!r}{_nearest(str(name_or_path), names())}; give a path "
-            "that ends in .yaml for a recipe of your own"
-        )
-    return shipped
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}" if close else ""
-    return f"{hint} (known: {', '.join(known)})"
-
-
-def _explain(origin: str, error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{_nearest(str(item['loc'][-1]), _known(item['loc'][:-1]))}"
-        lines.append(f"{origin}: {where}: {message}")
-    return "\n".join(lines)
-
-
-def _known(path: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed at a place of a recipe."""
-    tables: dict[str, type[BaseModel]] = {
-        "metadata": Metadata, "match": Selector, "apply": Apply, "protect": Protect,
-        "calibration": Calibration, "train": Train, "rules": RuleUse,
-    }  # fmt: skip
-    names_on_path = [str(part) for part in path if isinstance(part, str)]
-    model = tables.get(names_on_path[-1], Recipe) if names_on_path else Recipe
-    return list(model.model_fields)

@@ -1,0 +1,116 @@
+"""The time group of the run at hand, for every time-aware block of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bitcompress.errors import DataError, UsageError
+
+KINDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def group_index(t: Tensor, groups: int, steps: int) -> Tensor:
+    """The group of each timestep: clamp(t K // T, 0, K - 1) in whole numbers.
+
+    Source: BI-DiffSR (NeurIPS 2024), section 3.4, 0-based as its code counts.
+    """
+    return torch.clamp(t.long() * groups // steps, 0, groups - 1)
+
+
+class Clock(nn.Module):
+    """Holds the time group (N,) of each sample of this run; without parameters, shared by blocks.
+
+    groups: how many tables a time-aware block has; steps: timesteps t are 0 to steps - 1.
+    """
+
+    def __init__(self, groups: int, steps: int) -> None:
+        super().__init__()
+        if groups < 1 or steps < groups:
+            raise UsageError(
+                f"{groups} time groups of {steps} timesteps: give at least one timestep to a group"
+            )
+        self.groups, self.steps = groups, steps
+        self.now: Tensor | None = None
+
+    def set(self, t: Tensor | int) -> None:
+        """The timestep of this run, one number or one a sample.
+
+        Raises: DataError if it is no whole number, has another shape, or lies out of range.
+        """
+        if isinstance(t, int) and not isinstance(t, bool):
+            t = torch.tensor([t])
+        if not isinstance(t, Tensor) or t.dtype not in KINDS:
+            kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise DataError(f"the timestep is {kind}: give whole numbers, torch.int64")
+        if t.dim() == 2 and t.shape[1] == 1:
+            t = t[:, 0]
+        if t.dim() > 1 or t.numel() == 0:
+            raise DataError(
+                f"the timestep has the shape {tuple(t.shape)}: give one number, or one a sample"
+            )
+        low, high = (int(part) for part in torch.aminmax(t))
+        if low < 0 or high >= self.steps:
+            raise DataError(
+                f"a timestep of {low if low < 0 else high} is out of range: the model was made for "
+                f"0 to {self.steps - 1}"
+            )
+        self.now = group_index(t.reshape(-1), self.groups, self.steps)
+
+    def index(self, samples: int) -> Tensor:
+        """The group of each sample. Returns: (samples,) int64.
+
+        Where a model cuts each sample into pieces that lie side by side, they share its time.
+        Raises: DataError if no timestep was set, or one for another number of samples.
+        """
+        if self.now is None:
+            raise DataError("no timestep was given: run the whole model, or set the clock first")
+        given = self.now.numel()
+        if given == 1:
+            return self.now.expand(samples)
+        if samples % given:
+            raise DataError(f"{given} timesteps were given for {samples} samples")
+        return self.now if given == samples else self.now.repeat_interleave(samples // given)
+
+    def attach(self, model: nn.Module, argument: str) -> RemovableHandle:
+        """Reads the timestep from the argument of that name whenever `model` runs.
+
+        Returns: the handle that takes the hook off. Raises: UsageError without such an argument.
+        """
+        return model.register_forward_pre_hook(self.hook(model, argument), with_kwargs=True)
+
+    def hook(
+        self, model: nn.Module, argument: str
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        """What `attach` registers: a hook that finds the argument in a call of `model`."""
+        names = list(inspect.signature(model.forward).parameters)
+        if argument not in names:
+            raise UsageError(
+                f"{type(model).__name__}.forward has no argument {argument!r}: "
+                f"it has {', '.join(names) or 'none'}"
+            )
+        return _Reader(self, argument, names.index(argument))
+
+    def extra_repr(self) -> str:
+        """Groups and steps, for print(model)."""
+        return f"groups={self.groups}, steps={self.steps}"
+
+
+class _Reader:
+    """The hook: a class, so that a model with it can be copied and stored."""
+
+    def __init__(self, clock: Clock, argument: str, place: int) -> None:
+        self.clock, self.argument, self.place = clock, argument, place
+
+    def __call__(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self.argument in named:
+            self.clock.set(named[self.argument])
+        elif self.place < len(given):
+            self.clock.set(given[self.place])
+        else:
+            raise DataError(f"the model was run without its timestep {self.argument!r}")

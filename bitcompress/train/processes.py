@@ -1,0 +1,62 @@
+"""One run on many processes: gradients are averaged, statistics are those of the first process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitcompress.errors import Unavailable
+
+
+def accelerator_for(device: str) -> Any:
+    """Accelerate's view of the processes. Raises: Unavailable where it is not installed."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise Unavailable(
+            "training needs Accelerate, which is not installed: pip install 'bitcompress[train]', "
+            "or --set train.method=none"
+        ) from error
+    return Accelerator(cpu=device == "cpu")
+
+
+def part_processes() -> None:
+    """End the group of training processes, if there is one: to be called before a process exits.
+
+    A process that exits while the other still talks to it makes the other abort.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def averaged(
+    accelerator: Any, params: Sequence[nn.Parameter], total: Tensor, stop: bool
+) -> tuple[Tensor, bool]:
+    """Mean of gradients and losses over all processes, and whether any was asked to stop."""
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    flat = torch.cat([grad.reshape(-1) for grad in grads])
+    flat = accelerator.reduce(flat, "mean")
+    both = torch.stack([total, torch.tensor(float(stop), dtype=total.dtype)]).to(flat.device)
+    total, asked = accelerator.reduce(both, "mean").cpu()
+    for p, grad in zip(params, flat.split([p.numel() for p in params]), strict=True):
+        p.grad = grad.view_as(p).to(p.dtype, copy=True)
+    return total, bool(asked)
+
+
+@torch.no_grad()
+def shared(buffers: Sequence[Tensor]) -> None:
+    """Give every process the buffers of the first: statistics are of one share of the batch.
+
+    Averaging them instead would round what never changes.
+    """
+    from accelerate.utils import broadcast
+
+    for dtype in dict.fromkeys(b.dtype for b in buffers):  # in one order everywhere
+        same = [b for b in buffers if b.dtype == dtype]
+        flat = broadcast(torch.cat([b.reshape(-1) for b in same]))
+        for buffer, value in zip(same, flat.split([b.numel() for b in same]), strict=True):
+            buffer.copy_(value.view_as(buffer))
