@@ -43,6 +43,7 @@ ORDER = [
     "walk",
     "backends",
     "api",
+    "walk_binary",
     "api_binary",
     "bench",
     "progress",
