@@ -79,6 +79,7 @@ HEAVY = {
     "scipy",
     "skimage",
     "spandrel",
+    "tensorboard",
     "tensorrt",
 }
 NEVER = {"torchvision", "einops", "timm"}
