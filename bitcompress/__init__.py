@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bitcompress.api import load as load
     from bitcompress.api import quantize as quantize
     from bitcompress.api import save as save
+    from bitcompress.backends.export import export as export
+    from bitcompress.backends.session import ort_session as ort_session
     from bitcompress.errors import BitcompressError as BitcompressError
     from bitcompress.models.load import load_model as load_model
     from bitcompress.recipe import Recipe as Recipe
@@ -32,6 +34,8 @@ _HOMES = {
     "load": "bitcompress.api",
     "quantize": "bitcompress.api",
     "save": "bitcompress.api",
+    "export": "bitcompress.backends.export",
+    "ort_session": "bitcompress.backends.session",
     "BitcompressError": "bitcompress.errors",
     "load_model": "bitcompress.models.load",
     "Recipe": "bitcompress.recipe",
