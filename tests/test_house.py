@@ -33,7 +33,6 @@ ORDER = [
     "train",
     "calibrate",
     "blocks",
-    "backends",
     "measure",
     "tasks",
     "budget",
@@ -42,7 +41,9 @@ ORDER = [
     "plan",
     "artifact",
     "walk",
+    "backends",
     "api",
+    "walk_binary",
     "api_binary",
     "bench",
     "progress",
@@ -79,6 +80,7 @@ HEAVY = {
     "scipy",
     "skimage",
     "spandrel",
+    "tensorboard",
     "tensorrt",
 }
 NEVER = {"torchvision", "einops", "timm"}

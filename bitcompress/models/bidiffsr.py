@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitcompress.errors import DataError, UsageError
-from bitcompress.models.diffusion import linear_schedule
+from bitcompress.models.diffusion import STEPS, linear_schedule
 from bitcompress.models.reshape import FUSIONS, RESAMPLERS, Conv, float_conv
 
 PAPER: dict[str, Any] = {
@@ -169,6 +169,7 @@ class BiDiffSR(nn.Module):
 
     task = "diffusion"
     image_range = 1.0
+    time_steps = STEPS
 
     def __init__(
         self,
@@ -206,12 +207,16 @@ class BiDiffSR(nn.Module):
         self.attention = Attention(widths[-1], groups) if attention else nn.Identity()
         self.mid2 = block(widths[-1])
         self.up = nn.ModuleList()
+        kept = ["head", "tail", "time.*", "*.time"] + (["attention.*"] if attention else [])
         for level, width in reversed(list(enumerate(widths))):
             layer = float_conv if level < fp_levels else conv
             for _ in range(blocks + 1):
+                kept += [f"up.{len(self.up)}.*"] if level < fp_levels else []
                 self.up.append(UpStep(fuse(width, layer), block(width, layer)))
             if level:
                 self.up.append(up_layer(width, conv))
+        self.float_layers = tuple(kept)
+        """Wildcards of the layers that the paper keeps float: what a policy is to keep."""
         self.norm = nn.GroupNorm(groups, inner)
         self.tail = nn.Conv2d(inner, 3, 3, padding=1)
         self.residual = None if spread is None else ResidualNoise(spread)

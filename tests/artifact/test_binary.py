@@ -140,7 +140,8 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a clock of two parts": (lambda index, blocks: index.update(time=["timestep", 5]), "clock"),
     "no method": (lambda index, blocks: blocks[0].pop("method"), "cannot be read"),
     "huge weight": (
-        lambda index, blocks: blocks[0]["weight_shape"].__setitem__(slice(2, 4), [1 << 20] * 2), "codes",
+        lambda index, blocks: blocks[0]["weight_shape"].__setitem__(slice(2, 4), [1 << 20] * 2),
+        "codes",
     ),
     "endless": (lambda index, blocks: blocks[0].update(weight_shape=[1 << 40] * 4), "sizes"),
     "axis": (lambda index, blocks: blocks[0].update(axis=-1), "damaged|impossible|Linear"),

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from bitcompress.blocks import BlockPolicy, insert_blocks, prepare_binary
 from bitcompress.errors import DataError, UsageError
 from bitcompress.layers.binary import BinaryBlock, PackedBlock
+from bitcompress.measure.accounting import account
+from bitcompress.models.bidiffsr import TINY, BiDiffSR
 from bitcompress.tasks import Diffusion, Request, task_of
 from bitcompress.tasks.bidiffsr import binary_unet
 from bitcompress.tasks.sample import Sampler
@@ -101,6 +104,20 @@ def test_variants_of_the_ablation_run(method: str) -> None:
         net, _ = binary_unet("tiny", method, **variant)
         with torch.no_grad():
             assert net.eval()(*inputs(1)).shape == (1, 3, 16, 16)
+
+
+def test_blocks_in_the_places_of_the_float_network_are_the_same_network() -> None:
+    """The general way, from a float model and a policy, comes to the paper's network too."""
+    plain = BiDiffSR(**TINY | {"attention": True}).eval()
+    policy = BlockPolicy(
+        "bidiffsr", time_groups=5, keep=plain.float_layers, min_channels=8, start="scratch"
+    )
+    prepared = prepare_binary(plain, inputs(1), policy)
+    student = insert_blocks(prepared)
+    net, _ = binary_unet("tiny", config={"attention": True})
+    assert account(student, *inputs(1)) == account(net, *inputs(1))
+    names = {n: type(m) for n, m in net.named_modules() if isinstance(m, BinaryBlock)}
+    assert names == {n: type(m) for n, m in student.net.named_modules() if n in names}
 
 
 def test_what_cannot_be_is_refused() -> None:
