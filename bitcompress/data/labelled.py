@@ -198,13 +198,13 @@ def _pixels(
 
     def fill(pixels: NDArray[np.uint8]) -> None:
         for number, picture in enumerate(source.read(names)):
-            fitted = picture if size is None else _fitted(picture, size)
-            if fitted.shape[:2] != shape:
+            right = picture if size is None else fitted(picture, size)
+            if right.shape[:2] != shape:
                 raise DataError(
-                    f"{source.path / names[number]} is {fitted.shape[1]}x{fitted.shape[0]} and the "
+                    f"{source.path / names[number]} is {right.shape[1]}x{right.shape[0]} and the "
                     f"first picture {shape[1]}x{shape[0]}: give a size for all (--set data.size=N)"
                 )
-            pixels[number] = fitted
+            pixels[number] = right
 
     whole = (len(names), *shape, 3)
     if cache is None and int(np.prod(whole)) <= SMALL and source.path.is_dir():
@@ -217,8 +217,8 @@ def _pixels(
     return kept(cache, name, whole, fill)
 
 
-def _fitted(picture: Picture, size: int) -> Picture:
-    """The middle square of a picture whose short side is `size`."""
+def fitted(picture: Picture, size: int) -> Picture:
+    """The middle square of a picture once its short side is `size`. Shapes: (size, size, 3)."""
     height, width = picture.shape[:2]
     short = min(height, width)
     if short != size:

@@ -8,6 +8,8 @@ expected, so that a damaged or foreign file can neither be read past its end nor
 from __future__ import annotations
 
 import contextlib
+import io
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,6 @@ from numpy.typing import NDArray
 from bitcompress.errors import OutputError
 
 Shape = tuple[int, ...]
-LONGEST_HEADER = 1000
-"""Bytes; the header of a uint8 array has 118."""
 
 
 def cache_folder() -> Path:
@@ -30,22 +30,27 @@ def cache_folder() -> Path:
 
 
 def mapped(path: Path, shape: Shape) -> NDArray[np.uint8] | None:
-    """The array in a file, mapped and not read; None where it is not exactly the one expected."""
+    """The array in a file, mapped and not read; None where it is not exactly the one expected.
+
+    The header is compared with the one that we write and never parsed.
+    """
+    wanted = _header(shape)
     try:
         with path.open("rb") as file:
-            if npy.read_magic(file) != (1, 0):
-                return None
-            found, by_column, dtype = npy.read_array_header_1_0(
-                file, max_header_size=LONGEST_HEADER
-            )
-            start = file.tell()
+            found = file.read(len(wanted))
             size = os.fstat(file.fileno()).st_size
-        expected = (shape, False, np.dtype(np.uint8))
-        if (found, by_column, dtype) != expected or size != start + int(np.prod(shape)):
+        if found != wanted or size != len(wanted) + math.prod(shape):
             return None
-        return np.memmap(path, np.uint8, "r", start, shape)
+        return np.memmap(path, np.uint8, "r", len(wanted), shape)
     except (OSError, ValueError):
         return None
+
+
+def _header(shape: Shape) -> bytes:
+    header = io.BytesIO()
+    told = {"shape": shape, "fortran_order": False, "descr": "|u1"}
+    npy.write_array_header_1_0(header, told)
+    return header.getvalue()
 
 
 def kept(

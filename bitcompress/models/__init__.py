@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from bitcompress.models import signatures
 from bitcompress.models.bidiffsr import BiDiffSR
+from bitcompress.models.convnext_uper import ConvNeXtUper
 from bitcompress.models.dat import DAT
 from bitcompress.models.edsr import EDSR, from_edsr_pytorch
+from bitcompress.models.edsr_direct import EDSRDirect
 from bitcompress.models.msrresnet import MSRResNet
 from bitcompress.models.resnet_cifar import ResNetCifar
 from bitcompress.models.rlfn import RLFN
 from bitcompress.models.swinir import SwinIR
 from bitcompress.models.target import BATCHES, Target
+
+_DENSE = (
+    "encoder.stem.0.weight",
+    "encoder.stages.0.0.depthwise.conv.weight",
+    "decoder.pyramid.fuse.conv.weight",
+    "decoder.smooth.conv.weight",
+    "out.conv.weight",
+    "score.weight",
+)
 
 MODELS: dict[str, Target] = {
     "dat": Target(
@@ -124,6 +135,27 @@ MODELS: dict[str, Target] = {
         config=signatures.resnet_cifar,
         build=ResNetCifar,
         task="classify",
+    ),
+    "convnext-uper-depth": Target(
+        name="convnext-uper-depth",
+        signature=(*_DENSE, "max_depth"),
+        config=signatures.convnext_uper,
+        build=ConvNeXtUper,
+        task="depth",
+    ),
+    "convnext-uper": Target(
+        name="convnext-uper",
+        signature=_DENSE,
+        config=signatures.convnext_uper,
+        build=ConvNeXtUper,
+        task="segment",
+    ),
+    "edsr-direct": Target(
+        name="edsr-direct",
+        signature=("conv_head.weight", "conv_tail.weight"),
+        config=signatures.edsr_direct,
+        build=EDSRDirect,
+        task="sr",
     ),
 }
 

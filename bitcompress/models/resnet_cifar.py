@@ -34,12 +34,32 @@ class BasicBlock(nn.Module):
         return torch.relu(y + x)
 
 
+class CosineLinear(nn.Module):
+    """A classifier that sees directions alone: scaled cosines of features and class vectors.
+
+    The length of a class vector grows with the number of its training pictures; here it has no say,
+    so that classes with few pictures are not outvoted.
+    Source: the normalised classifier of long-tail recognition (e.g. BCL, 2022), scale 30.
+    """
+
+    def __init__(self, inputs: int, classes: int, scale: float = 30.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(classes, inputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (N, inputs) -> (N, classes), in -scale..scale."""
+        features, classes = functional.normalize(x), functional.normalize(self.weight)
+        return functional.linear(features, classes) * self.scale
+
+
 class ResNetCifar(nn.Module):
     """A residual network for small pictures.
 
     Shapes: (N, 3, H, W) -> (N, classes) logits.
     Units: pixels in [0, 1]; the network normalises them itself (by the mean and deviation that
     the published checkpoints were trained with), so that callers need not know.
+    With `cosine` the last layer is a `CosineLinear`, for classes of uneven size.
     Source: He et al., Deep Residual Learning, 2016, section 4.2, shortcut option A.
     """
 
@@ -47,7 +67,9 @@ class ResNetCifar(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, blocks: Sequence[int], width: int = 16, classes: int = 10) -> None:
+    def __init__(
+        self, blocks: Sequence[int], width: int = 16, classes: int = 10, cosine: bool = False
+    ) -> None:
         super().__init__()
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(shape), persistent=False)
@@ -63,7 +85,8 @@ class ResNetCifar(nn.Module):
                 stage.append(BasicBlock(inputs, outputs, 2 if index > 0 and block == 0 else 1))
                 inputs = outputs
             self.add_module(name, stage)
-        self.linear = nn.Linear(inputs, classes)
+        head: nn.Module = CosineLinear(inputs, classes) if cosine else nn.Linear(inputs, classes)
+        self.linear = head
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (N, 3, H, W) -> (N, classes)."""

@@ -154,7 +154,33 @@ def resnet_cifar(state: StateDict) -> dict[str, Any]:
         "blocks": [count(state, rf"layer{s + 1}\.(\d+)\.") for s in range(stages)],
         "width": size(state, "conv1.weight", 4),
         "classes": size(state, "linear.weight", 2),
+    } | ({} if "linear.bias" in state else {"cosine": True})
+
+
+def edsr_direct(state: StateDict) -> dict[str, Any]:
+    """Hyper-parameters of `EDSRDirect`."""
+    rows = ratio(size(state, "conv_tail.weight", 4), 3, "the first size of 'conv_tail'")
+    blocks = count(state, r"body\.(\d+)\.")
+    return {
+        "num_feat": size(state, "conv_head.weight", 4),
+        "num_block": blocks,
+        "upscale": root(rows, "the expansion of 'conv_tail'"),
+        "body": blocks > 0,
     }
+
+
+def convnext_uper(state: StateDict) -> dict[str, Any]:
+    """Hyper-parameters of `ConvNeXtUper`; the dropout, which no tensor tells, has its default."""
+    stages = count(state, r"encoder\.stages\.(\d+)\.")
+    first = "encoder.stages.{}.0.depthwise.conv.weight"
+    config: dict[str, Any] = {
+        "depths": [count(state, rf"encoder\.stages\.{s}\.(\d+)\.") for s in range(stages)],
+        "dims": [size(state, first.format(s), 4) for s in range(stages)],
+        "width": size(state, "out.conv.weight", 4),
+    }
+    if "max_depth" in state:
+        return config | {"max_depth": float(state["max_depth"].double().mean())}
+    return config | {"classes": size(state, "score.weight", 4)}
 
 
 def bidiffsr(state: StateDict) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Target:
     """Hyper-parameters for `build`, deduced from shapes; what cannot be deduced is left out."""
     build: Callable[..., nn.Module]
     task: str
-    """"sr", "classify" or "diffusion"."""
+    """"sr", "classify", "segment", "depth" or "diffusion"."""
     derivable: tuple[str, ...] = (BATCHES,)
     """Patterns of keys that may be absent or ignored: they follow from the hyper-parameters."""
     absent: tuple[str, ...] = ()

@@ -10,11 +10,17 @@ from collections.abc import Callable
 from bitcompress.tasks.base import Batch, Request, Task
 from bitcompress.tasks.choose import chosen
 from bitcompress.tasks.classify import Classify, open_classify
+from bitcompress.tasks.depth import Depth, open_depth
+from bitcompress.tasks.diffusion import Diffusion, open_diffusion
+from bitcompress.tasks.segment import Segment, open_segment
 from bitcompress.tasks.sr import SuperResolution, open_sr
 
 TASKS: dict[str, Callable[[Request], Task]] = {
     "classify": open_classify,
+    "depth": open_depth,
+    "segment": open_segment,
     "sr": open_sr,
+    "diffusion": open_diffusion,
 }
 
 
@@ -27,4 +33,15 @@ def task_of(request: Request, name: str | None = None) -> Task:
     return chosen(TASKS, request, name)
 
 
-__all__ = ["TASKS", "Batch", "Classify", "Request", "SuperResolution", "Task", "task_of"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Classify",
+    "Depth",
+    "Diffusion",
+    "Request",
+    "Segment",
+    "SuperResolution",
+    "Task",
+    "task_of",
+]

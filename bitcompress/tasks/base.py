@@ -15,13 +15,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitcompress.data.draws import Indices, share_of
 from bitcompress.errors import ShapeError, UsageError
 from bitcompress.train import BatchSource
 
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+SAMPLES = 3
+"""How many held-out pictures are shown."""
 Batch = Mapping[str, Tensor]
 """Tensors by name, the first axis of each being the sample."""
 
@@ -59,6 +65,22 @@ class Task(ABC):
     def size(self) -> int:
         """How many training samples there are: an epoch is as many draws."""
 
+    def samples(self, model: nn.Module) -> list[tuple[str, Pixels]]:
+        """What the model makes of the first held-out pictures, for a sheet; none by default.
+
+        Returns: name and (H, W, 3) uint8 of each.
+        """
+        return []
+
+    def config(self) -> dict[str, Any]:
+        """What `tasks.apply` needs to use a model without its data, as JSON can hold it."""
+        return {}
+
+    @property
+    def description(self) -> str:
+        """One line for reports."""
+        return f"{self.name}, {self.size()} training samples"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -83,11 +105,9 @@ def shared_out(batch: int, micro: int | None, make: Callable[[int, Indices], Bat
 
     def source(step: int, process: int, processes: int) -> list[tuple[float, Batch]]:
         places, weight = share_of(batch, process, processes)
-        part = micro or len(places)
-        return [
-            (weight * len(places[at : at + part]) / len(places), make(step, places[at : at + part]))
-            for at in range(0, len(places), part)
-        ]
+        # Parts of even size: a part of one sample would upset batch norms.
+        parts = np.array_split(places, -(-len(places) // (micro or len(places))))
+        return [(weight * len(part) / len(places), make(step, part)) for part in parts]
 
     return source
 

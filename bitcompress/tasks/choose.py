@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bitcompress.data.beside import DEPTH_WORDS, LABEL_WORDS, has_maps
+from bitcompress.data.depths import STEREO
 from bitcompress.data.layout import high_folder, picture_files
 from bitcompress.errors import DataError, UsageError
 from bitcompress.tasks.base import Request, Task
@@ -50,6 +52,10 @@ def _by_data(path: Path | None) -> str:
             "nothing tells what the model is for: name its task, or give --data with a folder or "
             "zip of labelled pictures"
         )
+    if str(path) == STEREO or has_maps(path, DEPTH_WORDS):
+        return "depth"
+    if has_maps(path, LABEL_WORDS):
+        return "segment"
     if path.is_file() and path.suffix.lower() == ".zip":
         return "classify"
     if not path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,6 +110,13 @@ class Classify(Task):
     def size(self) -> int:
         """Training pictures."""
         return len(self.train)
+
+    def config(self) -> dict[str, Any]:
+        """The names of the classes and what pictures are brought to."""
+        size = list(self.train.pictures.shape[1:3])
+        return {
+            "classes": list(self.train.classes), "size": size, "image_range": self.image_range,
+        }  # fmt: skip
 
     def _tensor(self, pictures: NDArray[np.uint8]) -> Tensor:
         planes = np.ascontiguousarray(np.asarray(pictures).transpose(0, 3, 1, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from bitcompress.data.pairs import PairPatches
 from bitcompress.data.resize import imresize
 from bitcompress.errors import DataError, ShapeError
 from bitcompress.measure.quality import psnr_y
+from bitcompress.tasks.apply import apply
 from bitcompress.tasks.base import (
+    SAMPLES,
     Batch,
+    Pixels,
     Request,
     Task,
     device_of,
@@ -98,6 +102,17 @@ class SuperResolution(Task):
     def size(self) -> int:
         """Photographs."""
         return len(self.photos)
+
+    def samples(self, model: nn.Module) -> list[tuple[str, Pixels]]:
+        """The enlarged pictures."""
+        config = self.config()
+        pairs = zip(self.held.items[:SAMPLES], self._truths, strict=False)
+        made = [(item.name, apply("sr", config, _There(model), low)) for item, (low, _, _) in pairs]
+        return [(name, found.picture) for name, found in made if found.picture is not None]
+
+    def config(self) -> dict[str, Any]:
+        """Scale and range."""
+        return {"scale": self.scale, "image_range": self.image_range}
 
     @cached_property
     def _truths(self) -> list[tuple[Picture, Picture, Picture]]:

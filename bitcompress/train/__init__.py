@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitcompress.train.config import BatchSource, FitConfig, FitResult, Progress
+from bitcompress.train.gpd import GapConfig, learn_with_gap
 from bitcompress.train.learn import LearnConfig, learn
 from bitcompress.train.loop import fit
 from bitcompress.train.stages import Stage
@@ -12,11 +13,13 @@ __all__ = [
     "BatchSource",
     "FitConfig",
     "FitResult",
+    "GapConfig",
     "LearnConfig",
     "Progress",
     "Stage",
     "TuneConfig",
     "fit",
     "learn",
+    "learn_with_gap",
     "tune",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bitcompress.layers.binary import BinaryBlock
 from bitcompress.train.config import BatchSource, FitConfig, FitResult, Progress
 from bitcompress.train.groups import groups_of
 from bitcompress.train.log import tensorboard
@@ -60,11 +61,17 @@ def learn(
     place = own_device(device)
     with frozen(beside), placed([student, *beside], place), tensorboard(config.curves) as log:
         student.train()
+
+        def before(share: float) -> None:
+            for module in student.modules():
+                if isinstance(module, BinaryBlock):
+                    module.progress(share)
+
         try:
             return fit(
                 groups, sent(batches, place), loss, config.fit,
                 device=device, folder=folder, resume=resume, progress=progress, stages=stages,
-                buffers=list(student.buffers()), log=log, remedy=SLOWER,
+                before=before, buffers=list(student.buffers()), log=log, remedy=SLOWER,
             )  # fmt: skip
         finally:
             student.eval()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from bitcompress.models import MODELS
 from bitcompress.models.load import load_model
-from bitcompress.models.resnet_cifar import BasicBlock, ResNetCifar
+from bitcompress.models.resnet_cifar import BasicBlock, CosineLinear, ResNetCifar
 
 
 def test_the_shortcut_skips_pixels_and_pads_channels() -> None:
@@ -64,3 +65,28 @@ def test_the_released_checkpoints_load_and_classify(
     truth = torch.tensor([classes.index(n.split("/")[-2]) for n in chosen])
     assert len(chosen) == 200 and len(classes) == 10
     assert float((found == truth).float().mean()) > share
+
+
+def test_the_cosine_classifier_sees_directions_alone() -> None:
+    model = ResNetCifar([1], width=4, classes=3, cosine=True)
+    head = model.linear
+    assert isinstance(head, CosineLinear) and list(head.state_dict()) == ["weight"]
+    x = torch.randn(5, 4)
+    cosines = torch.nn.functional.cosine_similarity(x[:, None], head.weight[None], dim=2)
+    assert torch.allclose(head(x), 30 * cosines, atol=1e-5)
+    with torch.no_grad():
+        before = head(x)
+        head.weight[1] *= 7
+        assert torch.allclose(head(3 * x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_state_dict_tells_its_classifier(cosine: bool) -> None:
+    model = ResNetCifar([1, 1, 1], width=4, classes=3, cosine=cosine).eval()
+    state = model.state_dict()
+    target = MODELS["resnet-cifar"]
+    assert target.detect(state)
+    again = target.build(**target.config(state)).eval()
+    again.load_state_dict(state)
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(again(x), model(x))

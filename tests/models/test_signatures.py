@@ -242,5 +242,5 @@ def test_no_state_dict_is_of_two_architectures(official: Official) -> None:
 def test_the_table_names_its_entries() -> None:
     for name, target in MODELS.items():
         assert isinstance(target, Target) and target.name == name
-        assert target.task in ("sr", "classify", "diffusion")
+        assert target.task in ("sr", "classify", "segment", "depth", "diffusion")
     assert not any(target.detect({"weight": torch.ones(2)}) for target in MODELS.values())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import GateError, Interrupted, LoadError, RecipeError, Unavailable
+from bitcompress.layers.binary import BlockSpec, binary_block
 from bitcompress.train import FitConfig, LearnConfig, Stage, learn
 
 FIT = FitConfig(
@@ -132,6 +133,18 @@ def test_the_student_learns_in_training_mode_and_ends_in_eval(
     run.learn()
     assert all(run.modes) and not run.net.training
     assert same(run.state(), unbroken[0])
+
+
+def test_blocks_are_told_how_far_the_run_is() -> None:
+    block = binary_block(nn.Linear(5, 5), BlockSpec("irnet"))
+    shares: list[float] = []
+
+    def loss(x: Tensor) -> Tensor:
+        shares.append(block.core.share)
+        return block(x).square().mean()
+
+    learn(block, loss, lambda step, *_: batches(step, 0, 1)[:1], LearnConfig(FitConfig(steps=4)))
+    assert shares == [0, 0.25, 0.5, 0.75]
 
 
 def test_a_teacher_beside_is_left_as_it_was() -> None:
