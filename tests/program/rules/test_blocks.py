@@ -24,8 +24,9 @@ def block(layer: nn.Module, method: str, clock: Clock | None = None) -> nn.Modul
     made = binary_block(layer, spec, clock=clock)
     assert isinstance(made, BinaryBlock)
     with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+        for name, parameter in made.named_parameters():
+            if name != "shortcut.gain":
+                parameter.add_(0.3 * torch.randn_like(parameter))
     return made.eval().pack()
 
 
@@ -59,7 +60,7 @@ class Body(nn.Module):
 
 
 class Timed(nn.Module):
-    """Group norm, SiLU and a time-aware block, twice in a residual: a part of a diffusion network."""
+    """Group norm, SiLU and a time-aware block, twice in a residual: a part of a UNet."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ def test_time_aware_blocks_follow_the_clock(batch: int) -> None:
     layers = [step for step in steps if step.startswith("layer")]
     assert sum("24x24x3x3" in step for step in layers) == 2
     assert steps.count("group_scales") == 2
-    assert len(layers) <= 6
+    assert len(layers) == 4
 
 
 def test_a_linear_block_is_one_step() -> None:
