@@ -54,7 +54,7 @@ class Layer:
 
 class Chain:
     def __init__(
-        self, steps: Sequence[tuple[int, float, _Array | None, _Array | None, _Array | None]]
+        self, steps: Sequence[tuple[int, float, _Array | None, _Array | None, _Array | None, int]]
     ) -> None: ...
     def __len__(self) -> int: ...
 
@@ -216,6 +216,24 @@ def unit(x: _Array, by_column: bool, least: float, out: _Array, threads: int = 1
 def turn(x: _Array, out: _Array, threads: int = 1) -> None: ...
 def softmax_codes(
     x: _Array, scale: float, offset: float, bits: int, out: _Array, threads: int = 1
+) -> None: ...
+def pixel_sums(
+    x: _Array,
+    from_: _Array | None,
+    sums: _Array | None,
+    sizes: _Array | None,
+    squares: _Array | None,
+    threads: int = 1,
+) -> None: ...
+def group_scales(
+    x: _Array,
+    groups: int,
+    gain: _Array | None,
+    shift: _Array | None,
+    eps: float,
+    scale: _Array,
+    offset: _Array,
+    threads: int = 1,
 ) -> None: ...
 def silu(x: _Array, out: _Array, threads: int = 1) -> None: ...
 def plane_words(channels: int) -> int: ...

@@ -1,4 +1,4 @@
-"""Layer norm, GELU and others of a model that runs on codes: those of packed/, not torch's.
+"""Norms, GELU and others of a model that runs on codes: those of packed/, not torch's.
 
 What stands between two layers on codes decides codes, so it must be the same bits wherever the
 model runs: layer by layer, fused into one pass, or simulated. Each function here takes what torch's
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.packed.gelu import TAILS, gelu
+from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.layer import watched
 from bitcompress.packed.norm import layer_norm
 from bitcompress.packed.sigmoid import sigmoid, silu
@@ -25,8 +26,8 @@ aten = torch.ops.aten
 
 
 def _plain(*tensors: Any) -> bool:
-    """Whether all of them are float32 numbers on the CPU that nobody follows."""
-    return all(native.takes(x) and not watched(x) for x in tensors)
+    """Whether all of them are float32 numbers on the CPU that nobody follows, or written down."""
+    return all(native.takes(x) and (native.is_traced() or not watched(x)) for x in tensors)
 
 
 def _layer_norm(
@@ -41,6 +42,20 @@ def _layer_norm(
     if not _plain(input, *affine) or tuple(normalized_shape) != (input.shape[-1],):
         return NotImplemented
     return layer_norm(input, weight, bias, eps)
+
+
+def _group_norm(
+    input: Any,  # noqa: A002
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    affine = [part for part in (weight, bias) if part is not None]
+    if not _plain(input, *affine) or input.dim() < 3 or input.shape[1] % num_groups:
+        return NotImplemented
+    return group_norm(input, num_groups, weight, bias, eps)
 
 
 def _gelu(input: Any, *, approximate: str = "none") -> Any:  # noqa: A002
@@ -71,6 +86,10 @@ REALS: dict[Any, Callable[..., Any]] = {
     torch.layer_norm: _layer_norm,
     aten.layer_norm: _layer_norm,
     aten.layer_norm.default: _layer_norm,
+    F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    aten.group_norm: _group_norm,
+    aten.group_norm.default: _group_norm,
     F.gelu: _gelu,
     aten.gelu: _gelu,
     aten.gelu.default: _gelu,

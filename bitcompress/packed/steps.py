@@ -16,16 +16,16 @@ from torch import Tensor
 from bitcompress.errors import ShapeError, UsageError
 from bitcompress.packed.gelu import gelu
 from bitcompress.packed.norm import layer_norm
-from bitcompress.packed.sigmoid import sigmoid
+from bitcompress.packed.sigmoid import sigmoid, silu
 from bitcompress.quant.spec import codes_of
 
 NUMBERS = {
     "add": 1, "mul": 2, "sub": 3, "relu": 4, "leaky": 5, "gelu": 6, "sigmoid": 7, "norm": 8,
-    "store": 9, "gelu_tanh": 10,
+    "store": 9, "gelu_tanh": 10, "silu": 11, "prelu": 12,
 }  # fmt: skip
 """The kinds as csrc/include/bitcompress/bits.h numbers them."""
 
-OPERAND = ("add", "mul", "sub", "leaky")
+OPERAND = ("add", "mul", "sub", "leaky", "prelu")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class Step:
     kind     meaning
     add      x + operand; likewise mul, sub
     relu     0 where x < 0
-    leaky    x * operand where x < 0: leaky ReLU, and PReLU with one number a channel
-    gelu, gelu_tanh, sigmoid
+    leaky    x * operand where x < 0
+    prelu    x where x > 0, else x * operand, as torch has it: a zero takes the sign of its product
+    gelu, gelu_tanh, sigmoid, silu
     norm     layer norm over the channels, gain `operand` (C,), `shift` (C,), each or None, `eps`
     store    `out` is given the rows as they are here
 
-    An operand is a number or broadcasts against the rows.
+    An operand is a number or broadcasts against the rows: one a channel, or (N, 1, ..., C) for each
+    picture of a batch, among others.
     """
 
     kind: str
@@ -85,9 +87,11 @@ DEFINITIONS: dict[str, Callable[[Tensor, Step], Tensor]] = {
     "sub": lambda x, step: x - _number(step),
     "relu": lambda x, step: torch.where(x < 0, torch.zeros(()), x),
     "leaky": _leaky,
+    "prelu": lambda x, step: torch.where(x > 0, x, x * _number(step)),
     "gelu": lambda x, step: gelu(x),
     "gelu_tanh": lambda x, step: gelu(x, "tanh"),
     "sigmoid": lambda x, step: sigmoid(x),
+    "silu": lambda x, step: silu(x),
     "norm": _norm,
     "store": _store,
 }
@@ -120,7 +124,7 @@ def bind(kernels: Any, steps: Sequence[Step], shape: Sequence[int]) -> Any:
     return kernels.Chain([_parts(step, tuple(shape)) for step in steps])
 
 
-Parts = tuple[int, float, Tensor | None, Tensor | None, Tensor | None]
+Parts = tuple[int, float, Tensor | None, Tensor | None, Tensor | None, int]
 
 
 def _parts(step: Step, shape: tuple[int, ...]) -> Parts:
@@ -128,17 +132,29 @@ def _parts(step: Step, shape: tuple[int, ...]) -> Parts:
     if step.kind == "norm":
         gain = step.operand
         assert gain is None or isinstance(gain, Tensor)
-        return number, step.eps, _plain(gain), _plain(step.shift), None
+        return number, step.eps, _plain(gain), _plain(step.shift), None, 1
     if step.kind == "store":
         assert step.out is not None
-        return number, 0.0, None, None, _rows(step.out, shape)
+        return number, 0.0, None, None, _rows(step.out, shape), 1
     if isinstance(step.operand, Tensor):
-        return number, 0.0, _rows(step.operand, shape), None, None
-    return number, float(step.operand or 0.0), None, None, None
+        samples = _samples(step.operand, shape)
+        if samples is not None:
+            each = torch.Size(shape[1:-1]).numel()
+            return number, 0.0, samples, None, None, each
+        return number, 0.0, _rows(step.operand, shape), None, None, 1
+    return number, float(step.operand or 0.0), None, None, None, 1
 
 
 def _plain(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.detach().reshape(-1)
+
+
+def _samples(t: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """t (N, 1, ..., C or 1) as (N, C or 1) for rows (N, ..., C) of more pictures than one."""
+    alone = t.dim() == len(shape) > 2 and all(size == 1 for size in t.shape[1:-1])
+    if not alone or t.shape[0] != shape[0] or shape[0] == 1 or t.shape[-1] not in (1, shape[-1]):
+        return None
+    return t.detach()[(slice(None),) + (0,) * (t.dim() - 2)]
 
 
 def _rows(t: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -81,18 +81,18 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | No
     """The native chain; None for no steps. kept: the rows that a `store` writes."""
     if not parts:
         return None
-    made: list[tuple[int, float, Tensor | None, Tensor | None, Tensor | None]] = []
+    made: list[steps.Parts] = []
     for part in parts:
         if part.kind == "norm":
-            made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None))
+            made.append((steps.NUMBERS["norm"], part.value, part.gain, part.shift, None, 1))
         elif part.kind == "store":
-            made.append((steps.NUMBERS["store"], 0.0, None, None, kept))
+            made.append((steps.NUMBERS["store"], 0.0, None, None, kept, 1))
         elif part.operand > 0:
             x = operands[part.operand]
             rows = x.reshape(1, -1) if part.reach == "channel" else x
-            made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None))
+            made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None, 1))
         else:
-            made.append((steps.NUMBERS[part.kind], part.value, None, None, None))
+            made.append((steps.NUMBERS[part.kind], part.value, None, None, None, 1))
     return _kernels().Chain(made)
 
 

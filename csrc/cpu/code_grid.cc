@@ -36,7 +36,7 @@ CodeGrid::CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_st
   for (float** part : {&scale_, &offset_, &factor_}) *part = parts.part<float>(columns);
   float* numbers = parts.part<float>(columns);
   if (step != nullptr) {
-    times_ = numbers, leaks_ = step->kind == BC_LEAKY;
+    times_ = numbers, leaks_ = step->kind != BC_MUL;
     for (int64_t i = 0; i < columns; ++i)
       numbers[i] = step->data == nullptr ? step->value : step->data[i * step->column];
   }

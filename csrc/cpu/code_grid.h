@@ -48,7 +48,7 @@ class CodeGrid {
   static int64_t bytes(int64_t columns);
 
   // Copies what it needs of a sink with grids to `memory`. floor: reals below 0 count as 0. step: a
-  // BC_MUL or BC_LEAKY that comes first, with a number for each column or one for all, or null.
+  // BC_MUL, BC_LEAKY or BC_PRELU that comes first, with a number for each column or one for all, or null.
   CodeGrid(const bc_sink& sink, int64_t columns, bool floor, const bc_step* step, uint8_t* memory);
 
   const RowCutter& cutter() const { return cutter_; }

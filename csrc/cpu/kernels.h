@@ -131,6 +131,15 @@ struct StepRows {
   int64_t out_pitch;
 };
 
+// Up to 256 pixels of a picture. Sums of d = x - from (from null: of x), of |d| and of d d go to each
+// that is not null.
+struct PixelTile {
+  const float* x;
+  int64_t pixels, channels, pitch;  // pitch: elements from pixel to pixel where channels are last
+  const float* from;
+  float *sums, *sizes, *squares;
+};
+
 struct Kernels {
   const char* name;
 
@@ -235,6 +244,10 @@ struct Kernels {
   const Form& (*form_for)(int x_bits, int w_bits, const Extent& extent);
   // Steps on rows; isa/steps.h.
   void (*step_rows)(const StepRows& step);
+  // Sums over pixels; isa/pixels.h. Of each channel, channels side by side; of one channel, its pixels
+  // side by side.
+  void (*sum_columns)(const PixelTile& tile);
+  void (*sum_line)(const PixelTile& tile);
 
   // The level that is faster where sums are short; null where this one is.
   const Kernels* for_short_sums = nullptr;

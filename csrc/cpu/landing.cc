@@ -22,7 +22,8 @@ bool Landing::only_floor() const {
 const bc_step* Landing::only_step() const {
   if (tail_.count != 1) return nullptr;
   const bc_step& s = tail_.steps[0];
-  const bool known = s.kind == BC_MUL || s.kind == BC_LEAKY;
+  // Zeros of both signs have one code, so that both leaks are one.
+  const bool known = s.kind == BC_MUL || s.kind == BC_LEAKY || s.kind == BC_PRELU;
   return known && (s.data == nullptr || s.row == 0) ? &s : nullptr;
 }
 

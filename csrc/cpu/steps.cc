@@ -12,10 +12,11 @@
 namespace bc {
 namespace {
 
-bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_GELU_TANH; }
+bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_PRELU; }
 
 bool has_operand(int32_t kind) {
-  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY;
+  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY ||
+         kind == BC_PRELU;
 }
 
 bool in_reach(int64_t rows, int64_t channels, int64_t row, int64_t column) {
@@ -51,11 +52,22 @@ void one(const Kernels& k, const bc_step& s, int64_t first, int64_t rows, int64_
       return elementwise(k.gelu_tanh_row, rows, n, x, pitch, out, out_pitch);
     case BC_SIGMOID:
       return elementwise(k.sigmoid_row, rows, n, x, pitch, out, out_pitch);
+    case BC_SILU:
+      return elementwise(k.silu_row, rows, n, x, pitch, out, out_pitch);
     default:
       break;
   }
-  const float* data = s.data == nullptr ? nullptr : s.data + first * s.row;
-  k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch});
+  if (s.data == nullptr || s.each <= 1 || s.row == 0) {
+    const float* data = s.data == nullptr ? nullptr : s.data + first * s.row;
+    return k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch});
+  }
+  for (int64_t r = 0; r < rows;) {  // as far as rows share their operand
+    const int64_t place = (first + r) / s.each;
+    const int64_t count = std::min(rows - r, (place + 1) * s.each - first - r);
+    k.step_rows({s.kind, s.value, s.data + place * s.row, 0, s.column, x + r * pitch, pitch, count,
+                 n, out + r * out_pitch, out_pitch});
+    r += count;
+  }
 }
 
 }  // namespace
@@ -66,7 +78,8 @@ bc_status check_steps(const bc_step* steps, int64_t count, int64_t rows, int64_t
   for (int64_t i = 0; i < count; ++i) {
     const bc_step& s = steps[i];
     if (!known(s.kind)) return BC_BAD_ARGUMENT;
-    if (has_operand(s.kind) && s.data != nullptr && !in_reach(rows, channels, s.row, s.column))
+    if (has_operand(s.kind) && s.data != nullptr &&
+        (s.each < 0 || s.each > kMostSize || !in_reach(rows, channels, s.row, s.column)))
       return BC_BAD_SHAPE;
     if (s.kind == BC_NORM && channels == 0) return BC_EMPTY;
     if (s.kind == BC_STORE) {
@@ -117,7 +130,8 @@ double Steps::cost() const {
   double all = 0;
   for (int64_t i = 0; i < count; ++i) {
     const bool hard = steps[i].kind == BC_NORM || steps[i].kind == BC_GELU ||
-                      steps[i].kind == BC_GELU_TANH || steps[i].kind == BC_SIGMOID;
+                      steps[i].kind == BC_GELU_TANH || steps[i].kind == BC_SIGMOID ||
+                      steps[i].kind == BC_SILU;
     all += (hard ? 0.3 : 0.05) * static_cast<double>(channels);
   }
   return all;

@@ -86,6 +86,46 @@ void turn(const In& x, const Out& out, int threads) {
   });
 }
 
+// f32[images, C, pixels] in either order: dense, or with channels side by side.
+bc_pixels pixels_of(const In& x) {
+  if (x.device_type() != nb::device::cpu::value || x.dtype() != nb::dtype<float>())
+    throw nb::type_error("x must be float32 in CPU memory");
+  if (x.ndim() != 3) refuse("x must have 3 axes");
+  const std::vector<int64_t> s = shape_of(x);
+  bc_pixels p{static_cast<const float*>(x.data()), s[0], s[2], s[1], BC_CHANNELS_FIRST, 0};
+  const int64_t next = distance(x, 0, s[1] * s[2]);
+  const bool dense = distance(x, 2, 1) == 1 && distance(x, 1, s[2]) == s[2];
+  if (dense && next == s[1] * s[2]) return p;
+  p.order = BC_CHANNELS_LAST, p.pitch = distance(x, 2, s[1]);
+  if (distance(x, 1, 1) != 1 || p.pitch < s[1] || distance(x, 0, s[2] * p.pitch) != s[2] * p.pitch)
+    refuse("x must be dense, or have its channels side by side");
+  return p;
+}
+
+void pixel_sums(const In& x, const std::optional<In>& from, const std::optional<Out>& sums,
+                const std::optional<Out>& sizes, const std::optional<Out>& squares, int threads) {
+  const bc_pixels p = pixels_of(x);
+  const std::vector<int64_t> s = {p.images, p.channels};
+  const float* start = from ? read<float>(*from, "from", s) : nullptr;
+  float* to[3] = {sums ? write<float>(*sums, "sums", s) : nullptr,
+                  sizes ? write<float>(*sizes, "sizes", s) : nullptr,
+                  squares ? write<float>(*squares, "squares", s) : nullptr};
+  call("pixel_sums", [&] { return bc_pixel_sums(&p, start, to[0], to[1], to[2], threads); });
+}
+
+void group_scales(const In& x, int64_t groups, const std::optional<In>& gain,
+                  const std::optional<In>& shift, double eps, const Out& scale, const Out& offset,
+                  int threads) {
+  const bc_pixels p = pixels_of(x);
+  const std::vector<int64_t> s = {p.images, p.channels};
+  const float* gains = gain ? read<float>(*gain, "gain", {p.channels}) : nullptr;
+  const float* shifts = shift ? read<float>(*shift, "shift", {p.channels}) : nullptr;
+  float *scales = write<float>(scale, "scale", s), *offsets = write<float>(offset, "offset", s);
+  call("group_scales", [&] {
+    return bc_group_scales(&p, groups, gains, shifts, eps, scales, offsets, threads);
+  });
+}
+
 void softmax_codes(const In& x, float scale, float offset, int bits, const Out& out, int threads) {
   const float* reals = read_any<float>(x, "x", 2);
   const std::vector<int64_t> s = shape_of(x);
@@ -114,6 +154,13 @@ void bind_reals(nb::module_& m) {
         "dense, at any distance. x and out do not overlap.");
   m.def("softmax_codes", &softmax_codes, "x"_a, "scale"_a, "offset"_a, "bits"_a, "out"_a,
         "threads"_a = 1, "Codes u8 of the softmax of each row of f32[rows, n].");
+  m.def("pixel_sums", &pixel_sums, "x"_a, "from_"_a.none(), "sums"_a.none(), "sizes"_a.none(),
+        "squares"_a.none(), "threads"_a = 1,
+        "Sums of d = x - from, |d| and d d over the pixels of f32[images, C, pixels], each to "
+        "f32[images, C] or None; channels or pixels lie side by side.");
+  m.def("group_scales", &group_scales, "x"_a, "groups"_a, "gain"_a.none(), "shift"_a.none(),
+        "eps"_a, "scale"_a, "offset"_a, "threads"_a = 1,
+        "What makes x * scale + offset the group norm of f32[images, C, pixels], to f32[images, C].");
   m.def("silu", &silu, "x"_a, "out"_a, "threads"_a = 1, "x times its sigmoid. out may be x.");
 }
 

@@ -15,9 +15,10 @@ T* floats(const Array& array, const char* name) {
 
 Chain::Chain(std::vector<StepParts> parts) : held_(std::move(parts)) {
   for (const StepParts& part : held_) {
-    const auto& [kind, value, data, shift, out] = part;
+    const auto& [kind, value, data, shift, out, each] = part;
+    if (each < 1) refuse("at least one row has an operand");
     bc_step step{};
-    step.kind = kind, step.value = value;
+    step.kind = kind, step.value = value, step.each = each;
     if (kind == BC_NORM) {
       for (const auto* array : {&data, &shift}) {
         if (!array->has_value()) continue;
@@ -48,12 +49,12 @@ void Chain::operand(bc_step& step, const In& array) {
   const std::vector<int64_t> s = shape_of(array);
   step.row = s[0] == 1 ? 0 : array.stride(0);
   step.column = s[1] == 1 ? 0 : array.stride(1);
-  extents_.push_back({s[0], s[1], false});
+  extents_.push_back({s[0], s[1], false, step.each});
 }
 
 void Chain::check_rows(int64_t rows, int64_t channels) const {
   for (const Extent& e : extents_) {
-    const bool of_rows = e.rows == rows || e.rows == 1, of_channels = e.channels == channels;
+    const bool of_rows = e.rows * e.each == rows || e.rows == 1, of_channels = e.channels == channels;
     if (!of_rows || !(of_channels || (!e.exact && e.channels == 1)))
       refuse("an array of a step has " + sizes({e.rows, e.channels}) + " rows and channels, not " +
              sizes({rows, channels}));
@@ -143,8 +144,8 @@ class RowsRun {
 void bind_steps(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<Chain>(m, "Chain",
-                    "Steps (kind, value, operand, shift, out) on rows; operands are f32[rows or 1, "
-                    "channels or 1]. Their arrays are held.")
+                    "Steps (kind, value, operand, shift, out, each) on rows; operands are f32[rows / each "
+                    "or 1, channels or 1]. Their arrays are held.")
       .def(nb::init<std::vector<StepParts>>(), "steps"_a)
       .def("__len__", &Chain::size);
   nb::class_<RowsRun>(m, "Rows", "f32[rows, C] through a chain to out, f32 or u8 by a grid.")

@@ -14,8 +14,10 @@
 
 namespace host {
 
-// kind, value, operand, shift, where BC_STORE writes. Operands are [rows or 1][channels or 1].
-using StepParts = std::tuple<int, float, std::optional<In>, std::optional<In>, std::optional<Out>>;
+// kind, value, operand, shift, where BC_STORE writes, rows that share an operand. Operands are [rows /
+// each or 1][channels or 1].
+using StepParts =
+    std::tuple<int, float, std::optional<In>, std::optional<In>, std::optional<Out>, int64_t>;
 
 class Chain {
  public:
@@ -30,6 +32,7 @@ class Chain {
   struct Extent {
     int64_t rows, channels;
     bool exact;  // else 1 stands for any number
+    int64_t each = 1;
   };
 
   void operand(bc_step& step, const In& array);

@@ -171,7 +171,92 @@ void test_refusals() {
   expect(bc_sigmoid(x, 1, nullptr, 1) == BC_BAD_ARGUMENT, "sigmoid: no out");
   expect(bc_sigmoid(x, 1, out, 0) == BC_BAD_ARGUMENT, "sigmoid: no thread");
   expect(bc_gelu(nullptr, 0, 1, nullptr, 1) == BC_OK, "gelu of nothing");
+  const bc_pixels good{x, 1, 2, 2, BC_CHANNELS_LAST, 2};
+  const auto sums = [&](bc_pixels p, int threads) {
+    return bc_pixel_sums(&p, nullptr, out, nullptr, nullptr, threads);
+  };
+  expect(sums(good, 0) == BC_BAD_ARGUMENT, "sums: no thread");
+  expect(sums({nullptr, 1, 2, 2, 0, 2}, 1) == BC_BAD_ARGUMENT, "sums: no x");
+  expect(sums({x, 1, 2, 2, 7, 2}, 1) == BC_BAD_ARGUMENT, "sums: unknown order");
+  expect(sums({x, 1, 2, 2, 0, 1}, 1) == BC_BAD_SHAPE, "sums: pixels overlap");
+  expect(sums({x, 1, -2, 2, 0, 2}, 1) == BC_BAD_SHAPE, "sums: negative");
+  expect(sums({x, 1, 0, 2, 0, 2}, 1) == BC_EMPTY, "sums of no pixels");
+  expect(sums({nullptr, 0, 2, 2, 0, 2}, 1) == BC_OK, "sums of no pictures");
+  expect(bc_pixel_sums(nullptr, nullptr, out, nullptr, nullptr, 1) == BC_BAD_ARGUMENT, "no pixels");
+  const auto scales = [&](int64_t groups, float* scale, float* offset) {
+    return bc_group_scales(&good, groups, nullptr, nullptr, 1e-5, scale, offset, 1);
+  };
+  expect(scales(0, out, out + 2) == BC_BAD_SHAPE, "scales: no group");
+  expect(scales(3, out, out + 2) == BC_BAD_SHAPE, "scales: groups of no whole channels");
+  expect(scales(2, nullptr, out) == BC_BAD_ARGUMENT, "scales: no scale");
+  expect(scales(2, out, nullptr) == BC_BAD_ARGUMENT, "scales: no offset");
   expect(out[0] == 7, "a refusal touches nothing");
+}
+
+// Sums over pixels and scales of a group norm, with channels last and first.
+void test_pixels() {
+  const int64_t images = 2, channels = 12, more = 3, groups = 4;
+  const float odd = 7.0f;
+  for (const int64_t pixels : {1, 15, 16, 255, 256, 257, 5000, 70000}) {
+    const int64_t wide = channels + more, size = images * channels;
+    const std::vector<float> last = reals(images * pixels * wide, -1, 3),
+                             from = reals(size, -1, 1), gain = reals(channels, 0.5f, 2),
+                             shift = reals(channels, -1, 1);
+    std::vector<float> first;
+    for (int64_t i = 0; i < size; ++i) {
+      for (int64_t p = 0; p < pixels; ++p)
+        first.push_back(
+            last[static_cast<size_t>((i / channels * pixels + p) * wide + i % channels)]);
+    }
+    const bc_pixels pictures[] = {
+        {last.data(), images, pixels, channels, BC_CHANNELS_LAST, wide},
+        {first.data(), images, pixels, channels, BC_CHANNELS_FIRST, 0}};
+    std::vector<float> found[2][5];
+    for (int order = 0; order < 2; ++order) {
+      for (auto& part : found[order]) part.assign(static_cast<size_t>(size) + 1, odd);
+      auto& f = found[order];
+      const bc_pixels& p = pictures[order];
+      expect(bc_pixel_sums(&p, from.data(), f[0].data(), f[1].data(), f[2].data(), 2 - order) ==
+                 BC_OK, "pixel sums");
+      expect(bc_group_scales(&p, groups, gain.data(), shift.data(), 1e-5, f[3].data(), f[4].data(),
+                             1 + order) == BC_OK, "group scales");
+    }
+    bool near = true;
+    const double count = static_cast<double>(pixels);
+    for (int64_t i = 0; i < size; ++i) {
+      double sums[3] = {};
+      for (int64_t p = 0; p < pixels; ++p) {
+        const double x = first[static_cast<size_t>(i * pixels + p)], d = x - from[static_cast<size_t>(i)];
+        sums[0] += d, sums[1] += std::fabs(d), sums[2] += d * d;
+      }
+      for (int j = 0; j < 3; ++j)
+        near = near && std::fabs(found[0][j][static_cast<size_t>(i)] - sums[j]) < 3e-6 * count;
+    }
+    expect(near, "sums of " + std::to_string(pixels) + " pixels");
+    const int64_t each = channels / groups;
+    bool scaled = true;
+    for (int64_t g = 0; g < images * groups; ++g) {
+      double mean = 0, variance = 0;
+      const int64_t start = g * each * pixels, n = each * pixels;
+      for (int64_t i = 0; i < n; ++i) mean += first[static_cast<size_t>(start + i)];
+      mean /= static_cast<double>(n);
+      for (int64_t i = 0; i < n; ++i)
+        variance += std::pow(first[static_cast<size_t>(start + i)] - mean, 2);
+      variance /= static_cast<double>(n);
+      for (int64_t c = 0; c < each; ++c) {
+        const size_t at = static_cast<size_t>(g * each + c), channel = at % channels;
+        const double scale = gain[channel] / std::sqrt(variance + 1e-5);
+        scaled = scaled && std::fabs(found[0][3][at] - scale) < 1e-5 * (1 + std::fabs(scale)) &&
+                 std::fabs(found[0][4][at] - (shift[channel] - mean * scale)) <
+                     1e-5 * (1 + std::fabs(mean * scale));
+      }
+    }
+    expect(scaled, "scales of " + std::to_string(pixels) + " pixels");
+    for (int j = 0; j < 5; ++j) {
+      expect(found[0][j] == found[1][j], "both orders give the same bits");
+      expect(found[0][j].back() == odd, "nothing is written behind the channels");
+    }
+  }
 }
 
 }  // namespace
@@ -183,6 +268,7 @@ int main() {
     test_layer_norm();
     test_maps();
     test_unit();
+    test_pixels();
     std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);

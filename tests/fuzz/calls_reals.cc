@@ -60,11 +60,39 @@ void softmax(Input& in) {
   });
 }
 
+// Pictures that end where their pixels do.
+void pixels(Input& in) {
+  bc_pixels p{};
+  p.images = in.size(0, 3), p.pixels = in.size(0, 40) * (in.once_in(3) ? 16 : 1);
+  p.channels = in.size(0, 24), p.order = in.small(0, 1), p.pitch = pitch_of(in, p.channels);
+  const int threads = in.small(1, 3);
+  const int64_t rows = elements({p.images, p.pixels});
+  const int64_t size = p.order == BC_CHANNELS_LAST && rows >= 0
+                           ? spread(rows, p.pitch, p.channels)
+                           : elements({p.images, p.pixels, p.channels});
+  const int64_t each = elements({p.images, p.channels});
+  const Memory<float> x = reals(in, size, -3, 3),
+                      from = reals(in, in.once_in(3) ? -1 : each, -1, 1);
+  p.x = size < 0 || each < 0 ? nullptr : x.get();
+  const Memory<float> one(in, in.once_in(4) ? -1 : each), two(in, in.once_in(4) ? -1 : each),
+      three(in, each);
+  at_two_levels(in, three, [&] {
+    return bc_pixel_sums(&p, from.get(), one.get(), two.get(), three.get(), threads);
+  });
+  const int64_t groups = in.once_in(3) ? in.size(1, 8) : p.channels;
+  const Memory<float> gain = reals(in, in.once_in(4) ? -1 : elements({p.channels}), -1, 1),
+                      scale(in, each), offset(in, each);
+  at_two_levels(in, offset, [&] {
+    return bc_group_scales(&p, groups, gain.get(), nullptr, 1e-5, scale.get(), offset.get(),
+                           threads);
+  });
+}
+
 }  // namespace
 
 void between_layers(Input& in) {
-  constexpr Call kCalls[] = {normalized, unit, mapped, softmax};
-  kCalls[in.byte() % 4](in);
+  constexpr Call kCalls[] = {normalized, unit, mapped, softmax, pixels};
+  kCalls[in.byte() % 5](in);
 }
 
 }  // namespace fuzz

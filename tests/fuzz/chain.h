@@ -29,7 +29,7 @@ class Chain {
  private:
   void add(Input& in, int64_t rows, int64_t channels) {
     bc_step s{};
-    s.kind = in.small(BC_ADD, BC_GELU_TANH);
+    s.kind = in.small(BC_ADD, BC_PRELU);
     s.value = static_cast<float>(in.from(-20, 20)) * 0.1f;
     if (s.kind == BC_STORE) {
       s.out_pitch = pitch_of(in, channels);
@@ -40,8 +40,11 @@ class Chain {
     } else if (in.once_in(2)) {
       s.row = in.once_in(2) ? in.size(0, 60) : 0;
       s.column = in.once_in(2) ? 1 : in.size(0, 3);
+      s.each = in.once_in(2) ? in.size(0, 30) : 0;
+      const bool shares = s.each > 1 && s.each < kMost;
+      const int64_t operands = shares ? (rows + s.each - 1) / s.each : rows;
       const int64_t one = spread(channels, s.column, 1);
-      s.data = keep(reals(in, one < 0 ? -1 : spread(rows, s.row, one), -1, 1));
+      s.data = keep(reals(in, one < 0 ? -1 : spread(operands, s.row, one), -1, 1));
     }
     steps_.push_back(s);
   }

@@ -16,6 +16,7 @@ from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.reals import REALS
 from bitcompress.models.swinir import SwinIR
 from bitcompress.packed.gelu import define_gelu
+from bitcompress.packed.group_norm import define_group_norm
 from bitcompress.packed.norm import define_layer_norm
 from bitcompress.packed.sigmoid import define_sigmoid, define_silu
 from bitcompress.packed.unit import define_unit
@@ -98,6 +99,13 @@ WANTED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
         lambda x: torch.layer_norm(x, [12], torch.ones(12), torch.ones(12), 0.5),
         lambda x: define_layer_norm(x, torch.ones(12), torch.ones(12), 0.5),
     ),
+    "group norm": (
+        lambda x: F.group_norm(x, 17), lambda x: define_group_norm(x, 17, None, None, 1e-5)
+    ),
+    "group norm of torch": (
+        lambda x: torch.group_norm(x, 1, torch.ones(17), torch.ones(17), 0.5),
+        lambda x: define_group_norm(x, 1, torch.ones(17), torch.ones(17), 0.5),
+    ),
     "gelu": (lambda x: F.gelu(input=x), define_gelu),
     "gelu by tanh": (lambda x: F.gelu(x, approximate="tanh"), lambda x: define_gelu(x, "tanh")),
     "sigmoid": (F.sigmoid, define_sigmoid),
@@ -109,6 +117,7 @@ WANTED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
 }  # fmt: skip
 THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
     "another length": lambda x: F.normalize(x, p=1.0),
+    "groups of a matrix": lambda x: F.group_norm(x[0], 3),
     "two axes": lambda x: F.layer_norm(x, (17, 12)),
     "double": lambda x: F.gelu(x.double()),
     "a place to write": lambda x: torch.sigmoid(x, out=torch.empty_like(x)),
@@ -171,5 +180,5 @@ def test_gradients_are_those_of_torch(walked: Any) -> None:
 
 def test_every_function_has_its_test() -> None:
     assert {f.__name__ for f in REALS.values()} == {
-        "_layer_norm", "_gelu", "_sigmoid", "_silu", "_normalize",
+        "_layer_norm", "_group_norm", "_gelu", "_sigmoid", "_silu", "_normalize",
     }  # fmt: skip

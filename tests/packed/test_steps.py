@@ -23,7 +23,8 @@ Grid = tuple[Tensor, Tensor, Tensor]
 def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
     """A number, a vector, one a row, one an element, dense or a slice of something wider."""
     c = shape[-1]
-    form = draw(st.sampled_from(["number", "one", "vector", "row", "each", "slice", "planes"]))
+    forms = ["number", "one", "vector", "row", "each", "slice", "planes", "sample", "scale"]
+    form = draw(st.sampled_from(forms))
     if form == "number":
         return draw(st.floats(-2, 2, width=32))
     if form == "one":
@@ -32,16 +33,19 @@ def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
         return torch.randn(c)
     if form == "row":
         return torch.randn(*shape[:-1], 1)
+    if form in ("sample", "scale") and len(shape) > 2:  # one for each picture
+        return torch.randn(shape[0], *[1] * (len(shape) - 2), c if form == "sample" else 1)
     if form == "planes":  # the channels first, of one image
-        return torch.randn(1, c, *shape[1:-1]).movedim(1, -1) if shape[0] == 1 else torch.randn(c)
+        first = len(shape) > 2 and shape[0] == 1
+        return torch.randn(1, c, *shape[1:-1]).movedim(1, -1) if first else torch.randn(c)
     return (
         torch.randn(*shape[:-1], c + 3)[..., 1 : c + 1] if form == "slice" else torch.randn(shape)
     )
 
 
 def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
-    plain = ["relu", "gelu", "gelu_tanh", "sigmoid"]
-    kinds = st.sampled_from(["add", "mul", "sub", "leaky", "norm", "store", *plain])
+    plain = ["relu", "gelu", "gelu_tanh", "sigmoid", "silu"]
+    kinds = st.sampled_from(["add", "mul", "sub", "leaky", "prelu", "norm", "store", *plain])
     chain = []
     for kind in draw(st.lists(kinds, max_size=4)):
         if kind == "store":

@@ -10,6 +10,7 @@
 #include "read.h"
 #include "reals.h"
 #include "lengths.h"
+#include "pixels.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -197,6 +198,8 @@ const Kernels kAvx2 = {
     &kWords,
     form_for,
     step_rows,
+    sum_columns,
+    sum_line,
 };
 
 }  // namespace bc

@@ -12,6 +12,7 @@
 #include "depthwise512.h"
 #include "reals.h"
 #include "lengths.h"
+#include "pixels.h"
 #include "steps.h"
 #include "avx2_forms.h"
 #include "forms.h"
@@ -253,6 +254,8 @@ const Kernels kAvx512vnni = {
     &kBytes,
     form_for,
     step_rows,
+    sum_columns,
+    sum_line,
 };
 
 }  // namespace bc

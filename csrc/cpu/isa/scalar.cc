@@ -6,6 +6,7 @@
 #include "read.h"
 #include "reals.h"
 #include "lengths.h"
+#include "pixels.h"
 #include "steps.h"
 #include "forms.h"
 #include "scalar_bits.h"
@@ -126,6 +127,8 @@ const Kernels kScalar = {
     &kWords,
     form_for,
     step_rows,
+    sum_columns,
+    sum_line,
 };
 
 }  // namespace bc

@@ -58,6 +58,8 @@ inline void step_rows(const StepRows& s) {
       return map_rows(s, [](float x, float t) { return x * t; });
     case BC_LEAKY:
       return map_rows(s, [](float x, float t) { return x < 0.0f ? x * t : x; });
+    case BC_PRELU:
+      return map_rows(s, [](float x, float t) { return x > 0.0f ? x : x * t; });
     default: {
       StepRows relu = s;
       relu.data = nullptr;

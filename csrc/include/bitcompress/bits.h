@@ -181,20 +181,23 @@ bc_status bc_layer_size(const bc_layer* layer, int64_t height, int64_t width, in
 typedef enum bc_order { BC_CHANNELS_LAST = 0, BC_CHANNELS_FIRST = 1 } bc_order;
 
 /* Steps on rows of channels, each float32 with one rounding an operation. t is the operand of row r
- * and channel c: data[r * row + c * column] (row 0: the same vector for all rows; column 0: one number
- * a row), or `value` where data is null. Numbers are a part of the interface. */
+ * and channel c: data[r / each * row + c * column] (row 0: the same vector for all rows; column 0: one
+ * number a row; each: so many rows, the pixels of a picture, share one; 0 is 1), or `value` where data
+ * is null. Numbers are a part of the interface. */
 typedef enum bc_step_kind {
   BC_ADD = 1,       /* x + t */
   BC_MUL = 2,       /* x * t */
   BC_SUB = 3,       /* x - t */
   BC_RELU = 4,      /* x < 0 ? 0 : x */
-  BC_LEAKY = 5,     /* x < 0 ? x * t : x; t one a channel is PReLU */
+  BC_LEAKY = 5,     /* x < 0 ? x * t : x */
   BC_GELU = 6,      /* bc_gelu with tanh_form 0 */
   BC_SIGMOID = 7,   /* bc_sigmoid */
   BC_NORM = 8,      /* bc_layer_norm: data the gain [channels], shift likewise, each or null;
                        value is eps */
   BC_STORE = 9,     /* writes the rows as they are now to out; x stays */
-  BC_GELU_TANH = 10 /* bc_gelu with tanh_form 1 */
+  BC_GELU_TANH = 10, /* bc_gelu with tanh_form 1 */
+  BC_SILU = 11,     /* bc_silu */
+  BC_PRELU = 12     /* x > 0 ? x : x * t: another zero than BC_LEAKY where t is negative */
 } bc_step_kind;
 
 typedef struct bc_step {
@@ -204,6 +207,7 @@ typedef struct bc_step {
   int64_t row, column; /* elements of data from row to row and from channel to channel, not negative */
   float* out;          /* of BC_STORE: row r begins at out + r * out_pitch */
   int64_t out_pitch;
+  int64_t each; /* rows that share an operand; not of BC_NORM */
 } bc_step;
 
 /* Where rows end up: reals, or codes by the grids of whoever reads them. */
@@ -391,11 +395,66 @@ bc_status bc_unit(const float* x, int64_t count, int64_t rows, int64_t columns, 
                   int64_t pitch, int by_column, float least, float* out, int64_t out_next,
                   int64_t out_pitch, int threads);
 
+/* Pictures in memory: with channels last [images][pixels][channels], pixels `pitch` elements apart, at
+ * least channels; with channels first [images][channels][pixels], dense. */
+typedef struct bc_pixels {
+  const float* x;
+  int64_t images, pixels, channels;
+  int order; /* a bc_order */
+  int64_t pitch;
+} bc_pixels;
+
+/* Sums over the pixels of each channel of each picture, to sums, sizes and squares [images][channels],
+ * each of which may be null: of d = x - from, of |d| and of d * d, with from [images][channels] or 0
+ * where it is null. 256 pixels in a row add up as bc_attend's s does, pixel i into partial sum i % 16;
+ * then 256 of these sums in a row, and so on until one is left. So it does not matter how a picture lies
+ * in memory. Scratch: 12 bytes a channel for every 256 pixels. BC_EMPTY: no pixels. */
+bc_status bc_pixel_sums(const bc_pixels* pixels, const float* from, float* sums, float* sizes,
+                        float* squares, int threads);
+
+/* Group norm of pictures is x * scale + offset, two roundings; scale and offset [images][channels] are
+ * found here. Channel c of a group of n has S and Q, the sums and squares of bc_pixel_sums with its
+ * first pixel a as `from`. In double, in this order and over channels one after the other: m = s(a + S /
+ * pixels) / n; v = s(max(Q / pixels - (S / pixels)^2, 0) + (a + S / pixels - m)^2) / n; f = 1 / sqrt(v +
+ * eps); scale = float(f * gain), offset = float(shift - m * (f * gain)). gain and shift [channels] may
+ * be null: 1 and 0. */
+bc_status bc_group_scales(const bc_pixels* pixels, int64_t groups, const float* gain,
+                          const float* shift, double eps, float* scale, float* offset, int threads);
+
 /* `count` matrices turned: out[b][c][r] = x[b][r][c]. Matrices of x [rows][columns] lie x_next
  * elements apart, their rows x_pitch, at least `columns`; those of out [columns][rows] likewise.
  * x and out do not overlap. */
 bc_status bc_turn(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
                   int64_t x_pitch, float* out, int64_t out_next, int64_t out_pitch, int threads);
+
+/* ---- Files and hosts ------------------------------------------------------------------------- */
+
+/* float16 (IEEE) to float32, exactly. */
+bc_status bc_widen(const uint16_t* x, int64_t n, float* out);
+
+/* The grid by which a layer cuts its input: cut_scale = stretch * scale, cut_offset = stretch * offset
+ * + shift, float32 with one rounding an operation. stretch and shift [channels]; a null stretch is
+ * refused, a null shift is not added. */
+bc_status bc_channel_grid(float scale, float offset, const float* stretch, const float* shift,
+                          int64_t channels, float* cut_scale, float* cut_offset);
+
+/* Scale and offset of an operand of a product for sums of `length` terms, [groups] each, in place:
+ * times 1 / sqrt(length) where per_length; else where length < shortest times 1 / top, at least 1
+ * and at most shortest / length, top the real of the largest code, at least 1e-6. float32. */
+bc_status bc_length_grid(int64_t length, int bits, int per_length, int64_t shortest, int64_t groups,
+                         float* scale, float* offset);
+
+/* Threads of a host. `run` calls task(context, i) for every i in [0, count), on any threads, at any
+ * time, and returns when all have returned; a task that comes late finds nothing to do. */
+typedef void (*bc_task)(void* context, int64_t i);
+typedef struct bc_pool {
+  void (*run)(void* self, bc_task task, void* context, int64_t count);
+  void* self;
+} bc_pool;
+
+/* Calls of this thread use the threads of `pool` until it is taken back by null, and start none of
+ * their own. It must live as long. */
+void bc_lend_pool(const bc_pool* pool);
 
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
@@ -422,10 +481,12 @@ static_assert(sizeof(bc_grids) == 48, "bc_grids crosses the C interface");
 static_assert(sizeof(bc_conv2d) == 112, "bc_conv2d crosses the C interface");
 static_assert(sizeof(bc_matrices) == 32 && sizeof(bc_term) == 48, "they cross the C interface");
 static_assert(sizeof(bc_layer_spec) == 200, "bc_layer_spec crosses the C interface");
-static_assert(sizeof(bc_step) == 56, "bc_step crosses the C interface");
+static_assert(sizeof(bc_step) == 64, "bc_step crosses the C interface");
+static_assert(sizeof(bc_pixels) == 48, "bc_pixels crosses the C interface");
 static_assert(sizeof(bc_sink) == 48, "bc_sink crosses the C interface");
 static_assert(sizeof(bc_run) == 144, "bc_run crosses the C interface");
 static_assert(sizeof(bc_product) == 176, "bc_product crosses the C interface");
+static_assert(sizeof(bc_pool) == 16, "bc_pool crosses the C interface");
 static_assert(sizeof(bc_attention) == 384, "bc_attention crosses the C interface");
 #endif
 
