@@ -35,26 +35,42 @@ def binary_weight(w: Tensor, latent: Latent, *, rough: bool = False) -> tuple[Te
     return signs.view(w.shape), scale.repeat_interleave(len(w) // latent.filters)
 
 
-EXACT_IN_BFLOAT16 = 512
-"""Sums of an even number of signs up to here are even, and exact in bfloat16."""
+EXACT_ODD, EXACT_EVEN = 256, 512
+"""Integers up to the first are exact in bfloat16, even ones up to the second."""
+
+
+def exact_parts(inputs: int, taps: int) -> list[int]:
+    """Cuts inputs so that no sum of signs over a part and all taps is rounded in bfloat16.
+
+    A sum over an even number of inputs is even, border or not. Returns: inputs of each part, or
+    nothing where the taps of one input are too many.
+    """
+    if taps > EXACT_ODD:
+        return []
+    most, parts = max(EXACT_EVEN // taps // 2 * 2, 1), []
+    while inputs:
+        size = min(most, inputs)
+        if size % 2 and size * taps > EXACT_ODD:
+            size -= 1
+        parts.append(size)
+        inputs -= size
+    return parts
 
 
 def parted_sums(s: Tensor, signs: Tensor, look: Look) -> Tensor:
     """Exact sums of signs by convolutions in bfloat16, whose own sums are float32.
 
-    Input channels are cut into parts so short that no part's sum is rounded.
     Shapes: s (N, C, H, W), signs (O, C/groups, KH, KW). Returns: (N, O, OH, OW), bfloat16 of one
     part or float32 of several.
     """
-    taps, inputs = signs[0, 0].numel(), signs.shape[1]
-    most = max(EXACT_IN_BFLOAT16 // taps // 2 * 2, 1)
-    if inputs * taps > 256 and (inputs % 2 or inputs > most) and look.groups > 1:
+    parts = exact_parts(signs.shape[1], signs[0, 0].numel())
+    if not parts or (len(parts) > 1 and look.groups > 1):
         return _conv(s.float(), signs, look)
     s, signs = s.bfloat16(), signs.bfloat16()
-    if inputs <= most:
+    if len(parts) == 1:
         return _conv(s, signs, look)
     total: Tensor | None = None
-    for some, weights in zip(torch.split(s, most, 1), torch.split(signs, most, 1), strict=True):
+    for some, weights in zip(torch.split(s, parts, 1), torch.split(signs, parts, 1), strict=True):
         part = _conv(some, weights, look).float()
         total = part if total is None else total.add_(part)
     assert total is not None
@@ -86,7 +102,8 @@ class _Product(torch.autograd.Function):
         ctx: Any, s: Tensor, w: Tensor, gain: Tensor | None, shift: Tensor | None, how: How
     ) -> Tensor:
         signs, scale = binary_weight(w, how.latent, rough=not how.exact)
-        ctx.save_for_backward(s, w, gain, signs, scale)
+        kept = w if WEIGHTS[how.latent.rule].before is None else w.detach().clone()
+        ctx.save_for_backward(s, kept, gain, signs, scale)
         ctx.how, ctx.shifts = how, shift is not None
         factor = scale if gain is None else scale * gain
         if how.exact:
