@@ -6,8 +6,10 @@ BITCOMPRESS_NATIVE=off switches them off, which is how the definitions are teste
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -41,8 +43,31 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[None]:
+    """While a model is written down as a graph of packed operators, for another runtime.
+
+    Its tensors have no numbers; whoever asks whether kernels take one decides as for a plain one.
+    """
+    _here.traced = True
+    try:
+        yield
+    finally:
+        _here.traced = False
+
+
+def is_traced() -> bool:
+    """Whether this thread is writing a model down (see `traced`)."""
+    return getattr(_here, "traced", False)
+
+
 def takes(x: Tensor) -> bool:
     """Whether the kernels can read this tensor: a plain, real, non-empty float32 one on the CPU."""
+    if is_traced():
+        return x.dtype == torch.float32 and not hasattr(x, "work")
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

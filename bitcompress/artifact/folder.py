@@ -169,6 +169,17 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write one file as a whole or not at all. Raises: OSError, with what was there before."""
+    temporary = _temporary(path.parent, path.name)
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)

@@ -31,7 +31,8 @@ def made(
     if plan.form.kind == "block":
         return binary_block(layer, plan.spec, norm=norm, activation=kept, clock=own)
     pieces = PIECES[plan.form.kind](layer, plan.form.parts)
-    return Parts(plan.form.kind, [_block(piece, plan.spec, own) for piece in pieces])
+    blocks = [_block(piece, plan.spec, own) for piece in pieces]
+    return Parts(plan.form.kind, blocks, type(layer).__name__, layer.weight.shape)
 
 
 def _block(layer: Layer, spec: BlockSpec, clock: Clock | None) -> nn.Module:

@@ -57,9 +57,13 @@ class Parts(nn.Module):
     Source: BI-DiffSR (NeurIPS 2024): CP-Down, CP-Up, CS-Fusion. Differs: any number of blocks.
     """
 
-    def __init__(self, form: str, parts: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, form: str, parts: Sequence[nn.Module], layer: str, stands_for: Sequence[int]
+    ) -> None:
         super().__init__()
         self.form = form
+        self.layer, self.stands_for = layer, tuple(stands_for)
+        """The class and the weight shape of the float layer in whose place they stand."""
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ def _place(model: Rewritten, plan: BlockPlan, layer: Layer, unit: nn.Module) -> 
     if site.tier == "module":
         model.net = stand_in(model.net, layer, unit)
         return
-    unit.stands_for = tuple(layer.weight.shape)  # type: ignore[assignment]
+    if isinstance(unit, BinaryBlock):
+        unit.stands_for = tuple(layer.weight.shape)  # type: ignore[assignment]
     for name in filter(None, (site.weight, site.bias)):
         strip_parameter(model.net, name)
     model.replace_call(Call(*site.key), site.part, site.name, unit)
@@ -208,7 +209,6 @@ def pack_blocks(model: Rewritten, example: Any = None) -> Parity | None:
 def _replace(model: Rewritten, old: nn.Module, new: nn.Module) -> None:
     for key, module in model.products.items():
         if module is old:
-            new.stands_for = old.stands_for
             model.products[key] = new
     model.net = stand_in(model.net, old, new)
     for unit in model.products.values():

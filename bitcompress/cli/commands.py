@@ -9,8 +9,9 @@ import click
 
 from bitcompress.cli import options as given
 from bitcompress.cli.bench import bench
+from bitcompress.cli.binarize import binarize
 from bitcompress.cli.group import Commands
-from bitcompress.errors import Unavailable, UsageError
+from bitcompress.errors import UsageError
 
 PATH = given.PATH
 
@@ -121,8 +122,8 @@ def inspect(model: Path, **options: Any) -> None:
 @main.command()
 @click.argument("folder", type=PATH)
 @click.argument("picture", type=PATH)
-@click.option("-o", "--output", required=True, type=PATH, metavar="PICTURE|DIR",
-              help="Picture to write; a folder if PICTURE is one.")  # fmt: skip
+@click.option("-o", "--output", type=PATH, metavar="PICTURE|DIR",
+              help="Picture to write; a folder if PICTURE is one. Classifiers print.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(16), default=384, show_default=True,
               help="Side of a tile in pixels.")  # fmt: skip
 @click.option("--overlap", type=click.IntRange(0), default=48, show_default=True,
@@ -132,7 +133,11 @@ def inspect(model: Path, **options: Any) -> None:
 @given.packed_options
 @given.common_options
 def run(**options: Any) -> None:
-    """Enlarge PICTURE, or every picture of a folder, with the packed model in FOLDER."""
+    """PICTURE, or every picture of a folder, through the packed model in FOLDER.
+
+    Super-resolution enlarges it, segmentation and depth paint what they see, a classifier prints
+    the likeliest classes.
+    """
     from bitcompress.cli.pictures import run_pictures
 
     progress = given.progress(options["quiet"], options.pop("no_progress"))
@@ -229,10 +234,4 @@ def doctor(as_json: bool) -> None:
         shown.health(found)
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, metavar="[...]")
-def binarize(arguments: tuple[str, ...]) -> None:
-    """Not there yet: binary blocks for existing models."""
-    raise Unavailable(
-        "binarize is not there yet; `bitcompress quantize --bits 2` is the lowest width"
-    )
+main.add_command(binarize)

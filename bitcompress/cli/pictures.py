@@ -14,6 +14,7 @@ from bitcompress import api
 from bitcompress.artifact import LoadedPacked, Source, describe, load
 from bitcompress.artifact.folder import MANIFEST, MODEL
 from bitcompress.cli import shown
+from bitcompress.cli.binary_run import is_binary, run_task
 from bitcompress.cli.quantize import open_set
 from bitcompress.data.folders import PictureSet
 from bitcompress.data.images import SUFFIXES, check_target, read_image, write_image
@@ -26,6 +27,7 @@ from bitcompress.memory import keep_large_blocks
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
 from bitcompress.models.load import Loaded, load_model
+from bitcompress.models.targets import builder_of
 from bitcompress.tiles import run_picture
 
 
@@ -58,7 +60,7 @@ def opened_folder(
     source = Source.from_json(describe(folder)["source"])
     full = _float(folder, source, file, arch, unsafe)
     skeleton: nn.Module | None = None
-    if source.arch not in MODELS:
+    if builder_of(source.arch) is None:
         if full is not None:
             skeleton = full.model
         elif arch is not None:
@@ -82,7 +84,7 @@ def _needed(source: Source) -> str:
 def run_pictures(
     folder: Path,
     picture: Path,
-    output: Path,
+    output: Path | None,
     *,
     tile: int,
     overlap: int,
@@ -94,9 +96,14 @@ def run_pictures(
     progress: Any,
 ) -> None:
     """`bitcompress run`."""
-    jobs = _jobs(picture, output)
+    jobs = _jobs(picture, output) if output is not None else []
     loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
     source = loaded.source
+    if source.scale is None and is_binary(loaded):
+        run_task(loaded, picture, jobs)
+        return
+    if output is None:
+        raise UsageError("give --output, the picture to write")
     if source.scale is None:
         raise UsageError(
             f"{folder} does not make pictures; use its model in Python: bitcompress.load"

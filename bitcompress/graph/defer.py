@@ -148,7 +148,9 @@ class Deferrals:
 
     def defer(self, product: Any, a: Tensor, b: Tensor) -> Tensor:
         """The product, now or later."""
-        small = a.dim() < 3 or a.shape[-2] * b.shape[-1] < FEWEST_LOGITS
+        small = a.dim() < 3 or (
+            not native.is_traced() and a.shape[-2] * b.shape[-1] < FEWEST_LOGITS
+        )
         if small or a.shape[:-2] != b.shape[:-2] or not waits(product, a, b):
             return cast(Tensor, product(a, b))
         return self._put((*a.shape[:-1], b.shape[-1]), Work(a, b, product))
@@ -232,7 +234,7 @@ def _view(owner: Deferrals, x: Any, *sizes: Any, **kwargs: Any) -> Any:
     wanted = tuple(sizes[0]) if sizes and isinstance(sizes[0], list | tuple) else sizes
     if kwargs or not isinstance(x, Deferred) or x.value is not None:
         return NotImplemented
-    if not all(isinstance(size, int) for size in wanted):
+    if not all(isinstance(size, int | torch.SymInt) for size in wanted):
         return NotImplemented
     old = _shape(x)
     if wanted.count(-1) == 1:

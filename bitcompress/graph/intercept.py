@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bitcompress import native
 from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
 from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
@@ -86,7 +87,8 @@ class Rewritten(nn.Module):
 
     def run_net(self, *args: Any, **kwargs: Any) -> Any:
         """The user's own forward, step by step."""
-        if not self.calls and (not self.on_codes or torch.compiler.is_compiling()):
+        plain = torch.compiler.is_compiling() and not native.is_traced()
+        if not self.calls and (not self.on_codes or plain):
             return self.net(*args, **kwargs)
         outside = self.scopes.stack
         self.scopes.stack = []

@@ -26,8 +26,8 @@ aten = torch.ops.aten
 
 
 def _plain(*tensors: Any) -> bool:
-    """Whether all of them are float32 numbers on the CPU that nobody follows."""
-    return all(native.takes(x) and not watched(x) for x in tensors)
+    """Whether all of them are float32 numbers on the CPU that nobody follows, or written down."""
+    return all(native.takes(x) and (native.is_traced() or not watched(x)) for x in tensors)
 
 
 def _layer_norm(

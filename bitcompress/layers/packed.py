@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bitcompress import native
 from bitcompress.errors import UsageError
 from bitcompress.layers.geometry import ConvGeometry, pad_for
 from bitcompress.packed import ops
-from bitcompress.packed.attention import ProductGrids, Term, attend, multiply
+from bitcompress.packed.attention import LengthRule, ProductGrids, Term, attend, multiply
 from bitcompress.packed.layer import Weights, native_layer, run_conv2d, run_linear
 from bitcompress.packed.stored import PackedTensor, unpack
 from bitcompress.packed.tape import noted
@@ -202,6 +203,9 @@ class PackedMatmul(nn.Module):
     def grids(self, length: int) -> ProductGrids:
         """The grids of both operands for sums of this length."""
         stored = ((self.a_scale, self.a_offset), (self.b_scale, self.b_offset))
+        if native.is_traced():
+            rule = LengthRule(self.per_length, self.shortest)
+            return ProductGrids(*stored, self.bits, self.per_row, rule)
         factors = (
             length_factor(
                 length, grid, (1 << self.bits[i]) - 1,

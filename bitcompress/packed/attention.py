@@ -40,16 +40,26 @@ class Term(NamedTuple):
 
 
 @dataclass(frozen=True)
+class LengthRule:
+    """How the grids of both operands follow the length of the sum (quant/length.py)."""
+
+    per_length: tuple[bool, bool]
+    shortest: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class ProductGrids:
     """The grids of both operands of a product, which broadcast against (..., 1, 1).
 
     per_row: a holds attention weights, cut relative to the largest of their row (packed/rows.py).
+    rule: what is still to be done to the grids where the length is no number yet; None else.
     """
 
     a: tuple[Tensor, Tensor]
     b: tuple[Tensor, Tensor]
     bits: tuple[int, int]
     per_row: bool = False
+    rule: LengthRule | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,8 @@ def multiply(a: Tensor, b: Tensor, grids: ProductGrids) -> Tensor:
     Shapes: a (..., M, K), b (..., K, N), leading sizes equal. Returns: (..., M, N).
     """
     found, kernels = recorder(), native.kernels()
+    if found is not None and native.is_traced():
+        return found.step("multiply", grids, (a, b), lambda: _product(grids)(a, b))
     same = a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
     takes = native.takes(a) and native.takes(b) and same
     fits = kernels is not None and takes and definition.fits_int32(*grids.bits, a.shape[-1])

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "bitcompress/bits.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
@@ -118,6 +120,15 @@ Pool& pool() {
   return *pool;
 }
 
+thread_local const bc_pool* t_lent = nullptr;
+
+// The tasks of a job on the threads of a host: each of them has a slot and claims until none is left.
+void run_lent(const bc_pool& lent, Job& job) {
+  lent.run(
+      lent.self, [](void* context, int64_t slot) { static_cast<Job*>(context)->work(static_cast<int>(slot)); },
+      &job, job.helpers + 1);
+}
+
 }  // namespace
 
 void run_tasks(int64_t tasks, int threads, Body body, void* context) {
@@ -127,7 +138,11 @@ void run_tasks(int64_t tasks, int threads, Body body, void* context) {
     return;
   }
   Job job{body, context, tasks, helpers};
-  pool().run(job);
+  if (t_lent != nullptr) {
+    run_lent(*t_lent, job);
+  } else {
+    pool().run(job);
+  }
 }
 
 int worthwhile(int threads, double nanoseconds) {
@@ -136,3 +151,5 @@ int worthwhile(int threads, double nanoseconds) {
 }
 
 }  // namespace bc
+
+extern "C" void bc_lend_pool(const bc_pool* pool) { bc::t_lent = pool; }

@@ -1,9 +1,8 @@
-"""Models of many makes as students of binary blocks: the laws that hold for each, whatever it is."""
+"""Models of many makes as students of binary blocks: laws that hold for each, whatever it is."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.layers.binary import METHODS, PackedBlock
 
-from .conftest import MAKES, Make
+from ..makes import MAKES, Make, made
 
 USERS = [name for name in METHODS if name not in ("bidense-tokens", "bidiffsr-cfb")]
 
@@ -35,53 +34,51 @@ def run(model: nn.Module, example: Any) -> list[torch.Tensor]:
         return tensors_of(model(*args, **kwargs))
 
 
-def prepared(made: Make, method: str = "reactnet", **choice: Any) -> PreparedBlocks:
+def prepared(model: Make, method: str = "reactnet", **choice: Any) -> PreparedBlocks:
     choice = {"min_channels": 16, "reshape": method == "bidiffsr", **choice}
-    return prepare_binary(made.net, made.example, BlockPolicy(method, **choice))
+    return prepare_binary(model.net, model.example, BlockPolicy(method, **choice))
 
 
 @pytest.mark.parametrize("method", ["reactnet", "bidense", "bidiffsr", "xnor"])
 @pytest.mark.parametrize("name", MAKES)
-def test_any_make_becomes_a_student_that_packs_to_the_same_bits(
-    make: Callable[[str], Make], name: str, method: str
-) -> None:
-    made = make(name)
-    state = {k: v.clone() for k, v in made.net.state_dict().items()}
-    wanted = run(made.net, made.example)
-    plan = prepared(made, method)
+def test_any_make_becomes_a_student_that_packs_to_the_same_bits(name: str, method: str) -> None:
+    model = made(name)
+    state = {k: v.clone() for k, v in model.net.state_dict().items()}
+    wanted = run(model.net, model.example)
+    plan = prepared(model, method)
     assert any(p.keep == "packed" for p in plan.plans)
     for each in plan.plans:
         assert each.became if each.keep == "packed" else each.reason, each.site.name
         assert each.row()["state"] == each.keep
     student = insert_blocks(plan)
-    settled = settle(student, [made.example])
+    settled = settle(student, [model.example])
     assert settled.explained and all(share <= 1 for share in settled.explained.values())
-    trained = run(student, made.example)
+    trained = run(student, model.example)
     assert [t.shape for t in trained] == [t.shape for t in wanted]
     assert all(bool(torch.isfinite(t).all()) for t in trained)
     # It starts near its float model: no further than a multiple of what that varies.
     for one, other in zip(trained, wanted, strict=True):
         assert float((one - other).square().mean()) < 4 * float(other.var())
-    parity = pack_blocks(student, made.example)
+    parity = pack_blocks(student, model.example)
     assert parity is not None and parity.psnr_db == float("inf")
-    assert all(map(torch.equal, run(student, made.example), trained))
+    assert all(map(torch.equal, run(student, model.example), trained))
     assert not blocks_of(student)
     packed = [m for m in student.modules() if isinstance(m, PackedBlock)]
     assert packed
-    assert all(torch.equal(state[k], v) for k, v in made.net.state_dict().items())
+    assert all(torch.equal(state[k], v) for k, v in model.net.state_dict().items())
 
 
 @pytest.mark.parametrize("method", USERS)
-def test_each_method_trains(make: Callable[[str], Make], method: str) -> None:
-    made = make("edsr")
-    student = insert_blocks(prepared(made, method))
-    settle(student, [made.example, made.example])
-    target = run(made.net, made.example)[0]
+def test_each_method_trains(method: str) -> None:
+    model = made("edsr")
+    student = insert_blocks(prepared(model, method))
+    settle(student, [model.example, model.example])
+    target = run(model.net, model.example)[0]
     optimizer = torch.optim.Adam(student.parameters(), lr=2e-3)
     losses = []
     student.train()
     for _ in range(12):
-        loss = (student(made.example) - target).square().mean()
+        loss = (student(model.example) - target).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -90,15 +87,15 @@ def test_each_method_trains(make: Callable[[str], Make], method: str) -> None:
     for name, block in blocks_of(student).items():
         grad = block.core.weight.grad
         assert grad is not None and bool(torch.isfinite(grad).all()), name
-    trained = run(student.eval(), made.example)[0]
+    trained = run(student.eval(), model.example)[0]
     pack_blocks(student)
-    assert torch.equal(run(student, made.example)[0], trained)
+    assert torch.equal(run(student, model.example)[0], trained)
 
 
-def test_from_scratch_only_gains_are_set(make: Callable[[str], Make]) -> None:
-    made = make("rlfn")
-    student = insert_blocks(prepared(made, start="scratch"))
-    settled = settle(student, [made.example], trained=False)
+def test_from_scratch_only_gains_are_set() -> None:
+    model = made("rlfn")
+    student = insert_blocks(prepared(model, start="scratch"))
+    settled = settle(student, [model.example], trained=False)
     assert not settled.explained
     for block in blocks_of(student).values():
         gain = block.threshold.gain
@@ -107,57 +104,57 @@ def test_from_scratch_only_gains_are_set(make: Callable[[str], Make]) -> None:
         assert float(gain[0]) < 1  # features of 0 to 255
 
 
-def test_timesteps_choose_rows_in_mixed_batches(make: Callable[[str], Make]) -> None:
-    made = make("unet")
-    student = insert_blocks(prepared(made, "bidiffsr", time_groups=5, reshape=True))
-    settle(student, [made.example])
+def test_timesteps_choose_rows_in_mixed_batches() -> None:
+    model = made("unet")
+    student = insert_blocks(prepared(model, "bidiffsr", time_groups=5, reshape=True))
+    settle(student, [model.example])
     for block in blocks_of(student).values():
         with torch.no_grad():
             block.threshold.bias.add_(torch.randn_like(block.threshold.bias))
-    x, t = made.example["x"], made.example["timestep"]
-    both = run(student, made.example)[0]
+    x, t = model.example["x"], model.example["timestep"]
+    both = run(student, model.example)[0]
     each = [run(student, (x[i : i + 1], t[i : i + 1]))[0] for i in range(2)]
     assert torch.allclose(both, torch.cat(each), atol=1e-5)
     swapped = run(student, (x, t.flip(0)))[0]
     assert not torch.allclose(both, swapped)
     copied = copy.deepcopy(student)
-    assert torch.equal(run(copied, made.example)[0], both)
+    assert torch.equal(run(copied, model.example)[0], both)
     pack_blocks(student)
-    assert torch.equal(run(student, made.example)[0], both)
+    assert torch.equal(run(student, model.example)[0], both)
     with pytest.raises(UsageError, match="out of range"):
         student(x, torch.tensor([3, 100]))
     with pytest.raises(UsageError, match="whole numbers"):
         student(x, timestep=t.float())
 
 
-def test_a_shared_layer_is_one_block(make: Callable[[str], Make]) -> None:
-    student = insert_blocks(prepared(make("shared")))
+def test_a_shared_layer_is_one_block() -> None:
+    student = insert_blocks(prepared(made("shared")))
     assert len(blocks_of(student)) == 1
     assert student.net.smooth is student.net.again
 
 
-def test_what_cannot_be_is_refused(make: Callable[[str], Make]) -> None:
-    made = make("resnet")
+def test_what_cannot_be_is_refused() -> None:
+    model = made("resnet")
     with pytest.raises(RecipeError, match="no timestep among its arguments"):
-        prepared(made, "bidiffsr", time_groups=5)
+        prepared(model, "bidiffsr", time_groups=5)
     with pytest.raises(RecipeError, match="has no argument 'sigma'"):
-        prepared(made, "bidiffsr", time_groups=5, time_arg="sigma")
+        prepared(model, "bidiffsr", time_groups=5, time_arg="sigma")
     with pytest.raises(RecipeError, match="no tables for 5 time groups"):
-        prepared(made, "reactnet", time_groups=5)
+        prepared(model, "reactnet", time_groups=5)
     with pytest.raises(RecipeError, match="it is one of"):
-        prepared(made, "binary")
+        prepared(model, "binary")
     with pytest.raises(RecipeError, match="matches none .* nearest name: 'conv"):
-        prepared(made, keep=("convl",))
+        prepared(model, keep=("convl",))
     with pytest.raises(NotPackable, match="no layer becomes a block: .* fewer than 999"):
-        prepared(made, min_channels=999)
-    untimed = make("unet")
+        prepared(model, min_channels=999)
+    untimed = made("unet")
     del type(untimed.net).time_steps
     try:
         with pytest.raises(RecipeError, match="how many timesteps"):
             prepared(untimed, "bidiffsr", time_groups=5)
     finally:
         type(untimed.net).time_steps = 100
-    student = insert_blocks(prepared(made))
-    settle(student, [made.example])
+    student = insert_blocks(prepared(model))
+    settle(student, [model.example])
     with pytest.raises(UsageError, match="insert its blocks anew"):
-        settle(student, [made.example])
+        settle(student, [model.example])

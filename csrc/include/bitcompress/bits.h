@@ -427,6 +427,35 @@ bc_status bc_group_scales(const bc_pixels* pixels, int64_t groups, const float* 
 bc_status bc_turn(const float* x, int64_t count, int64_t rows, int64_t columns, int64_t x_next,
                   int64_t x_pitch, float* out, int64_t out_next, int64_t out_pitch, int threads);
 
+/* ---- Files and hosts ------------------------------------------------------------------------- */
+
+/* float16 (IEEE) to float32, exactly. */
+bc_status bc_widen(const uint16_t* x, int64_t n, float* out);
+
+/* The grid by which a layer cuts its input: cut_scale = stretch * scale, cut_offset = stretch * offset
+ * + shift, float32 with one rounding an operation. stretch and shift [channels]; a null stretch is
+ * refused, a null shift is not added. */
+bc_status bc_channel_grid(float scale, float offset, const float* stretch, const float* shift,
+                          int64_t channels, float* cut_scale, float* cut_offset);
+
+/* Scale and offset of an operand of a product for sums of `length` terms, [groups] each, in place:
+ * times 1 / sqrt(length) where per_length; else where length < shortest times 1 / top, at least 1
+ * and at most shortest / length, top the real of the largest code, at least 1e-6. float32. */
+bc_status bc_length_grid(int64_t length, int bits, int per_length, int64_t shortest, int64_t groups,
+                         float* scale, float* offset);
+
+/* Threads of a host. `run` calls task(context, i) for every i in [0, count), on any threads, at any
+ * time, and returns when all have returned; a task that comes late finds nothing to do. */
+typedef void (*bc_task)(void* context, int64_t i);
+typedef struct bc_pool {
+  void (*run)(void* self, bc_task task, void* context, int64_t count);
+  void* self;
+} bc_pool;
+
+/* Calls of this thread use the threads of `pool` until it is taken back by null, and start none of
+ * their own. It must live as long. */
+void bc_lend_pool(const bc_pool* pool);
+
 /* ---- Bit planes: the definition -------------------------------------------------------------- */
 
 /* Words of one plane: channels in 32-bit words, padded to an even number of words. */
@@ -457,6 +486,7 @@ static_assert(sizeof(bc_pixels) == 48, "bc_pixels crosses the C interface");
 static_assert(sizeof(bc_sink) == 48, "bc_sink crosses the C interface");
 static_assert(sizeof(bc_run) == 144, "bc_run crosses the C interface");
 static_assert(sizeof(bc_product) == 176, "bc_product crosses the C interface");
+static_assert(sizeof(bc_pool) == 16, "bc_pool crosses the C interface");
 static_assert(sizeof(bc_attention) == 384, "bc_attention crosses the C interface");
 #endif
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -211,19 +210,14 @@ MAKES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
 }
 
 
-@pytest.fixture
-def make() -> Callable[[str], Make]:
+def made(name: str) -> Make:
     """A model by name, in eval mode, its norms having seen data, with an example."""
-
-    def built(name: str) -> Make:
-        torch.manual_seed(0)
-        factory, example = MAKES[name]
-        net, inputs = factory().eval(), example()
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 2)
-        return Make(net, inputs)
-
-    return built
+    torch.manual_seed(0)
+    factory, example = MAKES[name]
+    net, inputs = factory().eval(), example()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return Make(net, inputs)

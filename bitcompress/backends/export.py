@@ -1,0 +1,288 @@
+"""From a packed model to one ONNX file and its report: written down, translated, checked, written.
+
+Nothing is left behind where a stage fails; the error names the stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitcompress.artifact import LoadedPacked, Source, folder
+from bitcompress.artifact.store import jsonable
+from bitcompress.backends import gate, schema
+from bitcompress.backends.capture import Captured, captures
+from bitcompress.backends.fuse import fuse
+from bitcompress.backends.session import DIGITS, SEAL, runtime, seal
+from bitcompress.backends.slim import fold, slim
+from bitcompress.backends.translate import translations
+from bitcompress.errors import CaptureError, GateError, OutputError, Unavailable
+from bitcompress.graph.intercept import Rewritten
+
+NAME = "model.onnx"
+REPORT = "model.onnx.json"
+PACKAGES = ("onnx", "onnxscript")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that passed the gate, not written yet."""
+
+    data: bytes
+    report: dict[str, Any]
+
+
+def export(
+    packed: LoadedPacked | Rewritten,
+    path: str | Path,
+    example: Any = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a packed model as an ONNX file with operators of domain `bitcompress`.
+
+    path: the file, or a folder for model.onnx. A report of the gate lies beside it. example: inputs
+    as the model takes them; not needed for models of known tasks.
+    Returns: the report.
+    Raises: CaptureError, GateError naming the stage that failed, OutputError, Unavailable.
+    """
+    place = target(Path(path), overwrite)
+    model, source = (
+        (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
+    )
+    made = build(model, source, _example(example, source), progress or (lambda stage: None))
+    files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
+    write(place.parent, files)
+    return made.report
+
+
+def target(path: Path, overwrite: bool) -> Path:
+    """The file to write. Raises: OutputError where it may not be written."""
+    place = path if path.suffix == ".onnx" else path / NAME
+    if place.exists() and not overwrite:
+        raise OutputError(f"{place} exists already: name another place, or overwrite (--overwrite)")
+    if place.is_dir():
+        raise OutputError(f"{place} is a folder: name a file")
+    folder.check_writable(place.parent)
+    return place
+
+
+def write(place: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, each as a whole or not at all. Raises: OutputError, with nothing left."""
+    done: list[Path] = []
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            folder.write_file(place / name, data)
+            done.append(place / name)
+    except OSError as error:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{place} cannot be written ({error.strerror}): name another place"
+        ) from error
+
+
+def _example(example: Any, source: Source | None) -> Any:
+    if example is not None:
+        return example
+    if source is not None and (source.scale is not None or source.task == "classify"):
+        side = 32 if source.task == "classify" else 64
+        generator = torch.Generator().manual_seed(0)
+        return (torch.rand(1, 3, side, side, generator=generator) * source.image_range,)
+    raise CaptureError("the model's inputs are not known: give an example (--input NAME=1x3x64x64)")
+
+
+def build(model: Rewritten, source: Source | None, example: Any, progress: Progress) -> Exported:
+    """The file of a packed model that passed the gate, with the report of it.
+
+    Sizes are as free as passes; where the optimised graph does not pass, the plain one is tried.
+    """
+    _packages()
+    refused = ""
+    progress("writing the model down")
+    for captured in captures(model.eval(), example):
+        for optimize in (True, False):
+            try:
+                progress("translating" if optimize else "translating once more, as it is")
+                file = _translated(captured, source, optimize=optimize)
+                progress("checking")
+                report = _checked(file, model, captured, source)
+            except GateError as error:
+                refused = refused or str(error)
+                continue
+            report |= {"optimized": optimize, "passed_over": refused}
+            return Exported(file, report)
+    raise GateError(refused or "the model could not be exported")
+
+
+def _packages() -> None:
+    runtime()
+    for name in PACKAGES:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise Unavailable(
+                f"{name} is not installed: pip install 'bitcompress[onnx]'"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what the exporter prints and warns of."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _translated(captured: Captured, source: Source | None, *, optimize: bool) -> bytes:
+    """The bytes of the file. Raises: GateError naming what cannot be translated."""
+    with _quiet():
+        try:
+            made = torch.onnx.export(
+                captured.program, dynamo=True, verbose=False, optimize=False,
+                custom_translation_table=translations(),
+            )  # fmt: skip
+            assert made is not None
+            model = made.model
+            if optimize:
+                fold(model)
+                fuse(model)
+            slim(model)
+            _name_sizes(model, captured)
+            model.metadata_props.update(_metadata(source, captured))
+            import onnx_ir
+
+            proto = onnx_ir.to_proto(model)
+        except Exception as error:
+            raise GateError(f"translate: {_untranslated(error)}") from error
+    return seal(bytes(proto.SerializeToString()))
+
+
+def _untranslated(error: BaseException) -> str:
+    """Which operator of torch could not be translated, and the module that made it."""
+    node = None
+    cause: BaseException | None = error
+    text = str(error)
+    while cause is not None:
+        node = getattr(cause, "node", None) or node
+        text = str(cause) or text
+        cause = cause.__cause__ or cause.__context__
+    words = " ".join(text.split())
+    return words[:300]
+
+
+def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:
+    """What a runner must know, in the file itself; the digest is filled in last."""
+    told = {
+        "operators": schema.VERSION,
+        "scale": None if source is None else source.scale,
+        "image_range": None if source is None else source.image_range,
+        "task": None if source is None else source.task,
+        "step": captured.sizes.step,
+    }
+    return {"bitcompress": json.dumps(told), SEAL.decode(): "0" * DIGITS}
+
+
+def _name_sizes(model: Any, captured: Captured) -> None:
+    """Call free sizes what they are; inputs keep the names of the model's arguments."""
+    import onnx_ir
+
+    words = ("batch", None, "height", "width")
+    for value, (name, tensor) in zip(model.graph.inputs, captured.inputs.items(), strict=True):
+        value.name = name
+        axes = [
+            size
+            if isinstance(size, int)
+            else (words[axis] if tensor.dim() == 4 else f"{name}_{axis}")
+            for axis, size in enumerate(value.shape)
+        ]
+        value.shape = onnx_ir.Shape(axes)
+    for number, value in enumerate(model.graph.outputs):
+        value.name = f"output{number or ''}"
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([s if isinstance(s, int) else None for s in value.shape])
+
+
+def _checked(
+    data: bytes, model: Rewritten, captured: Captured, source: Source | None
+) -> dict[str, Any]:
+    """The report of the gate. Raises: GateError."""
+    import onnx
+
+    started = time.perf_counter()
+    proto = onnx.load_from_string(data)
+    gate.check_file(proto)
+    opened = gate.Opened(proto)
+    peak = source.image_range if source is not None and source.scale else None
+    wholes = []
+    operators: list[dict[str, Any]] = []
+    for named in _trials(captured):
+        try:
+            whole, values = gate.check_whole(model, opened, named, peak)
+        except GateError:
+            raise
+        except Exception as error:
+            sizes = [tuple(value.shape) for value in named.values()]
+            raise GateError(
+                f"run: ONNX Runtime fails on {sizes}: {' '.join(str(error).split())[:300]}"
+            ) from error
+        wholes.append(whole)
+        operators = operators or gate.check_nodes(opened, values)
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    return {
+        "file_bytes": len(data),
+        "initializer_bytes": weights,
+        "nodes": len(proto.graph.node),
+        "operators": operators,
+        "whole": [whole.row() for whole in wholes],
+        "sizes": {"step": captured.sizes.step, "reason": captured.sizes.reason},
+        "seconds_of_gate": round(time.perf_counter() - started, 1),
+        "runtime": runtime().__version__,
+        "operator_version": schema.VERSION,
+    }
+
+
+def _trials(captured: Captured) -> Iterator[dict[str, Tensor]]:
+    """Inputs of two sizes, and two batches; one size where sizes are fixed."""
+    step = captured.sizes.step
+    generator = torch.Generator().manual_seed(1)
+    yield captured.inputs
+    if step == 0:
+        yield {
+            n: v[torch.randperm(len(v), generator=generator)].flip(-1)
+            for n, v in captured.inputs.items()
+        }
+        return
+    grown = {}
+    for name, value in captured.inputs.items():
+        made = value[:1]
+        if value.dim() == 4:
+            more = max(step, 8)
+            made = torch.nn.functional.pad(
+                made, (0, more + (3 if step == 1 else 0), 0, 2 * more), "circular"
+            )
+        grown[name] = made
+    yield grown
+
+
+def _text(report: Mapping[str, Any]) -> bytes:
+    return (json.dumps(jsonable(dict(report)), indent=1, allow_nan=False) + "\n").encode()

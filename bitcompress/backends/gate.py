@@ -1,0 +1,214 @@
+"""The gate of every export: the file is valid, opens, and computes what the packed model computes.
+
+Each node of ours is compared on its own inputs with the definition in torch (the same bits, or
+1e-5 where reals pass through other libraries); the whole at several sizes with the packed model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitcompress.backends import reference
+from bitcompress.backends.schema import DOMAIN
+from bitcompress.backends.session import session_of
+from bitcompress.errors import GateError
+from bitcompress.graph.intercept import Rewritten
+from bitcompress.packed.tape import set_recorder
+from bitcompress.parity import compared, parity
+
+MIN_DB = 50.0
+"""How close the outputs of the packed model and of the file must be."""
+TOLERANCE = 1e-5
+"""Of a node on equal inputs, relative to its largest number."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole model at one size: how close, and which share of its codes differ."""
+
+    shape: tuple[int, ...]
+    psnr_db: float
+    unequal_share: float
+    flipped_codes: float
+
+    def row(self) -> dict[str, Any]:
+        """For reports."""
+        return {
+            "input": list(self.shape), "psnr_db": self.psnr_db,
+            "unequal_share": self.unequal_share, "flipped_codes": self.flipped_codes,
+        }  # fmt: skip
+
+
+def check_file(proto: Any) -> None:
+    """What onnx thinks of the file. Raises: GateError."""
+    import onnx
+
+    from bitcompress.backends import schema
+
+    schema.register()
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:
+        raise GateError(
+            f"check: onnx refuses the file: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+class _Taps:
+    """A recorder that keeps what goes into linears and convolutions, in order (packed/tape.py)."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+
+    def step(self, kind: str, target: Any, inputs: Sequence[Tensor], compute: Any) -> Tensor:
+        """Run the step, and keep its input."""
+        if kind in ("linear", "conv2d"):
+            self.inputs.append(inputs[0].detach().clone())
+        before = set_recorder(None)
+        try:
+            made: Tensor = compute()
+        finally:
+            set_recorder(before)
+        return made
+
+
+def run_packed(model: Rewritten, named: Mapping[str, Tensor]) -> tuple[Any, list[Tensor]]:
+    """The packed model's output in torch, and what went into its linears and convolutions."""
+    taps = _Taps()
+    before = set_recorder(taps)
+    try:
+        with torch.no_grad():
+            positional = [value for name, value in named.items() if name.startswith("input")]
+            keywords = {
+                name: value for name, value in named.items() if not name.startswith("input")
+            }
+            return model.run_net(*positional, **keywords), taps.inputs
+    finally:
+        set_recorder(before)
+
+
+class Opened:
+    """A file with every input and output of our nodes made an output of the graph."""
+
+    def __init__(self, proto: Any) -> None:
+        import onnx
+
+        self.nodes = [node for node in proto.graph.node if node.domain == DOMAIN]
+        self.constants = {
+            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer
+        }
+        self.outputs = [value.name for value in proto.graph.output]
+        self.inputs = [value.name for value in proto.graph.input]
+        wide = onnx.ModelProto()
+        wide.CopyFrom(proto)
+        seen = {*self.constants, *self.outputs, *self.inputs}
+        shown = []
+        for node in self.nodes:
+            for name in (*node.input, *node.output):
+                if name and name not in seen:
+                    seen.add(name)
+                    shown.append(name)
+                    wide.graph.output.append(
+                        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                    )
+        self.shown = shown
+        self.session = session_of(wide.SerializeToString(), "the exported file", 1)
+
+    def run(self, named: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Every value that our nodes read or write, and the outputs."""
+        feed = {name: value.numpy() for name, value in named.items()}
+        names = [*self.outputs, *self.shown]
+        made = dict(zip(names, self.session.run(names, feed), strict=True))
+        return {**self.constants, **feed, **made}
+
+    def node_inputs(self, node: Any, values: Mapping[str, Any]) -> list[Any]:
+        """The arrays that a node reads; None for those that it leaves out."""
+        return [values[name] if name else None for name in node.input]
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """The attributes of a node by name."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def check_nodes(opened: Opened, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every node of ours against its definition on the same inputs, a row an operator.
+
+    Raises: GateError where one is farther off than TOLERANCE.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for node in opened.nodes:
+        with torch.no_grad():
+            truth = reference.evaluate(
+                node.op_type, opened.node_inputs(node, values), attributes_of(node)
+            ).numpy()
+        made = values[node.output[0]]
+        if made.shape != truth.shape:
+            raise GateError(
+                f"operators: {node.op_type} {node.name} gives {made.shape}, not {truth.shape}"
+            )
+        size = max(float(np.abs(truth).max(initial=0.0)), 1e-30)
+        apart = float(np.abs(made.astype(np.float64) - truth).max(initial=0.0)) / size
+        if not apart <= TOLERANCE:
+            raise GateError(
+                f"operators: {node.op_type} {node.name} is {apart:.2g} from its definition on "
+                f"equal inputs, where {TOLERANCE:g} is allowed"
+            )
+        row = rows.setdefault(
+            node.op_type, {"operator": node.op_type, "nodes": 0, "apart": 0.0, "unequal": 0}
+        )
+        row["nodes"] += 1
+        row["apart"] = max(row["apart"], apart)
+        row["unequal"] += int((made != truth).sum())
+    return list(rows.values())
+
+
+def check_whole(
+    model: Rewritten, opened: Opened, named: Mapping[str, Tensor], peak: float | None
+) -> tuple[Whole, dict[str, Any]]:
+    """The file against the packed model on one input. Raises: GateError below MIN_DB."""
+    truth, taps = run_packed(model, named)
+    values = opened.run(named)
+    want = compared(truth)
+    made = torch.from_numpy(values[opened.outputs[0]]).double()
+    shape = tuple(next(iter(named.values())).shape)
+    if made.shape != want.shape:
+        raise GateError(
+            f"model: the file makes {tuple(made.shape)} of {shape}, not {tuple(want.shape)}"
+        )
+    found = parity(want, made, peak)
+    unequal = float((want != made).double().mean()) if want.numel() else 0.0
+    if found.psnr_db < MIN_DB:
+        raise GateError(
+            f"model: on an input of {shape} the file is {found.psnr_db:.1f} dB from the packed "
+            f"model, {MIN_DB:g} dB are needed"
+        )
+    return Whole(shape, found.psnr_db, unequal, _flipped(opened, values, taps)), values
+
+
+def _flipped(opened: Opened, values: Mapping[str, Any], taps: Sequence[Tensor]) -> float:
+    """The share of codes that differ between torch and the file; NaN where layers do not pair."""
+    layers = [node for node in opened.nodes if node.op_type in ("BitConv2d", "BitLinear")]
+    if len(layers) != len(taps):
+        return math.nan
+    flipped = total = 0
+    for node, x in zip(layers, taps, strict=True):
+        attributes = attributes_of(node)
+        inputs = opened.node_inputs(node, values)
+        mine = reference.codes(node.op_type, inputs, attributes)
+        plain = [x.numpy(), *inputs[1:9]]
+        theirs = reference.codes(node.op_type, plain, {**attributes, "head": ()})
+        if mine.shape != theirs.shape:
+            return math.nan
+        flipped += int((mine != theirs).sum())
+        total += mine.numel()
+    return flipped / max(total, 1)

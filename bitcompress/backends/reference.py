@@ -1,0 +1,139 @@
+"""What each operator of a file means, by packed/: the truth of the gate.
+
+Nodes are taken as onnx has them: inputs in the order of the schema, attributes by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitcompress.backends import opaque
+from bitcompress.backends.schema import OPERATORS
+from bitcompress.packed import ops, steps
+
+KINDS = {number: kind for kind, number in steps.NUMBERS.items()}
+Inputs = Mapping[str, Tensor]
+Attributes = Mapping[str, Any]
+
+
+def evaluate(op_type: str, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
+    """The output of a node. Shapes: those of the schema; inputs are arrays, or None."""
+    named, full = _named(op_type, inputs, attributes)
+    return MEANINGS[op_type](named, full)
+
+
+def codes(op_type: str, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
+    """The codes into which BitConv2d or BitLinear cut x, after its head."""
+    named, full = _named(op_type, inputs, attributes)
+    x = steps.apply(_steps(named, full, "head", 0), named["x"])
+    grid = ops.channel_grid(
+        named["input_scale"], named["input_offset"], named.get("stretch"), named.get("shift")
+    )
+    rows = x.permute(0, 2, 3, 1) if op_type == "BitConv2d" else x
+    return ops.encode(rows, *grid, full["input_bits"])
+
+
+def _named(
+    op_type: str, inputs: Sequence[Any], attributes: Attributes
+) -> tuple[Inputs, Attributes]:
+    operator = OPERATORS[op_type]
+    named = {}
+    for port, value in zip(operator.inputs, inputs, strict=False):
+        if value is not None:
+            array = np.asarray(value)
+            wide = array.astype(np.float32) if array.dtype == np.float16 else array
+            named[port.name] = torch.from_numpy(np.ascontiguousarray(wide).copy()).reshape(
+                array.shape
+            )
+    return named, {a.name: attributes.get(a.name, a.default) for a in operator.attributes}
+
+
+def _steps(inputs: Inputs, attributes: Attributes, part: str, first: int) -> list[steps.Step]:
+    """The steps of the head or the tail; their operands begin at port `operand{first}`."""
+    made = []
+    for number in attributes[part]:
+        kind = KINDS[number]
+        if kind == "norm":
+            gain, shift = inputs[f"operand{first}"], inputs[f"operand{first + 1}"]
+            made.append(steps.Step(kind, gain, shift, attributes["eps"]))
+            first += 2
+        elif kind in steps.OPERAND:
+            made.append(steps.Step(kind, inputs[f"operand{first}"]))
+            first += 1
+        else:
+            made.append(steps.Step(kind))
+    return made
+
+
+def operands_of(kinds: Sequence[int]) -> int:
+    """How many operands a chain of steps has."""
+    counts = {"norm": 2, **dict.fromkeys(steps.OPERAND, 1)}
+    return sum(counts.get(KINDS[number], 0) for number in kinds)
+
+
+def _weights(inputs: Inputs, attributes: Attributes) -> tuple[Any, ...]:
+    return (
+        inputs["weight"].reshape(-1), list(attributes["weight_shape"]), inputs["weight_scale"],
+        inputs["weight_offset"], inputs.get("bias"), inputs["input_scale"], inputs["input_offset"],
+        inputs.get("stretch"), inputs.get("shift"), attributes["weight_bits"],
+        attributes["input_bits"],
+    )  # fmt: skip
+
+
+def _linear(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x = steps.apply(_steps(inputs, attributes, "head", 0), inputs["x"])
+    y = ops.linear(x, *_weights(inputs, attributes))
+    tail = _steps(inputs, attributes, "tail", operands_of(attributes["head"]))
+    return steps.apply(tail, y)
+
+
+def _conv2d(inputs: Inputs, attributes: Attributes) -> Tensor:
+    y = ops.conv2d(
+        inputs["x"], *_weights(inputs, attributes), list(attributes["strides"]),
+        list(attributes["pads"]), list(attributes["dilations"]), attributes["group"],
+    )  # fmt: skip
+    tail = _steps(inputs, attributes, "tail", 0)
+    return steps.apply(tail, y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _grids(inputs: Inputs, names: str) -> list[Tensor]:
+    return [inputs[f"{name}_{part}"] for name in names for part in ("scale", "offset")]
+
+
+def _matmul(inputs: Inputs, attributes: Attributes) -> Tensor:
+    b = inputs["b"].transpose(-2, -1) if attributes["turned"] else inputs["b"]
+    y: Tensor = opaque.product(
+        inputs["a"], b, _grids(inputs, "ab"), list(attributes["bits"]),
+        bool(attributes["per_row"]), list(attributes["per_length"]), list(attributes["shortest"]),
+    )  # fmt: skip
+    return y
+
+
+def _attention(inputs: Inputs, attributes: Attributes) -> Tensor:
+    k = inputs["k"].transpose(-2, -1) if attributes["turned"] else inputs["k"]
+    terms = [inputs[f"term{i}"] for i in range(len(attributes["multiplies"]))]
+    y: Tensor = opaque.attention(
+        inputs["q"], k, inputs["v"], _grids(inputs, "qkpv"), list(attributes["bits"]),
+        bool(attributes["per_row"]), list(attributes["per_length"]), list(attributes["shortest"]),
+        terms, list(attributes["multiplies"]), list(attributes["repeats"]),
+    )  # fmt: skip
+    return y
+
+
+MEANINGS: dict[str, Callable[[Inputs, Attributes], Tensor]] = {
+    "BitConv2d": _conv2d,
+    "BitLinear": _linear,
+    "BitMatMul": _matmul,
+    "BitAttention": _attention,
+    "LayerNorm": lambda i, a: opaque.norm(i["x"], i.get("gain"), i.get("shift"), a["eps"]),
+    "Gelu": lambda i, a: opaque.gelu_node(i["x"], bool(a["tanh"])),
+    "Sigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
+    "Silu": lambda i, a: opaque.silu_node(i["x"]),
+    "Unit": lambda i, a: opaque.unit_node(i["x"], a["axis"], a["least"]),
+}
+"""One function an operator."""

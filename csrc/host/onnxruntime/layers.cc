@@ -1,0 +1,224 @@
+// BitConv2d and BitLinear: weights made ready once, with steps before the cut and after the sums.
+#include <algorithm>
+#include <limits>
+#include <mutex>
+
+#include "host.h"
+
+namespace ort {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 31;
+
+bool takes_operand(int64_t kind) {
+  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY ||
+         kind == BC_PRELU;
+}
+
+// The steps of a node, their operands to be found in each run.
+class Steps {
+ public:
+  Steps(const Info& info, const char* name, size_t first_operand, float eps)
+      : kinds_(info.integers(name)), first_(first_operand), eps_(eps) {
+    for (const int64_t kind : kinds_) {
+      require(kind >= BC_ADD && kind <= BC_PRELU && kind != BC_STORE,
+              std::string("the attribute ") + name + " holds the unknown step " + std::to_string(kind));
+      operands_ += kind == BC_NORM ? 2 : takes_operand(kind) ? 1 : 0;
+    }
+  }
+
+  size_t operands() const { return operands_; }
+  bool empty() const { return kinds_.empty(); }
+
+  // The chain for rows of channels; `shape` is that of the rows with channels last.
+  std::vector<bc_step> bound(const Context& context, const Shape& shape) const {
+    std::vector<bc_step> steps;
+    size_t next = first_;
+    for (const int64_t kind : kinds_) {
+      bc_step step{};
+      step.kind = static_cast<int32_t>(kind);
+      if (kind == BC_NORM) {
+        const Shape vector{shape.back()};
+        const Tensor gain = context.real(next++), shift = context.real(next++);
+        require(gain.shape == vector && shift.shape == vector,
+                "gain and shift of a norm must have " + std::to_string(vector[0]) + " numbers");
+        step.data = gain.reals(), step.shift = shift.reals(), step.value = eps_;
+      } else if (takes_operand(kind)) {
+        set(step, context.real(next++), shape);
+      }
+      steps.push_back(step);
+    }
+    return steps;
+  }
+
+ private:
+  // An operand is one number, one vector of channels, or as large as the rows.
+  static void set(bc_step& step, const Tensor& operand, const Shape& shape) {
+    const int64_t size = product(operand.shape), channels = shape.back();
+    if (size == 1) {
+      step.value = operand.reals()[0];
+    } else if (size == channels && operand.axis(1) == channels) {
+      step.data = operand.reals(), step.row = 0, step.column = 1;
+    } else {
+      require(operand.shape == shape, "an operand of a step is " + text(operand.shape) +
+                                          ", the rows are " + text(shape));
+      step.data = operand.reals(), step.row = channels, step.column = 1;
+    }
+  }
+
+  Shape kinds_;
+  size_t first_, operands_ = 0;
+  float eps_;
+};
+
+struct Geometry {
+  Shape weight, strides{1, 1}, pads{0, 0}, dilations{1, 1};
+  int64_t groups = 1;
+};
+
+class Layer : public Kernel {
+ public:
+  Layer(const Info& info, Geometry geometry)
+      : geometry_(std::move(geometry)),
+        head_(info, "head", info.schema().port("operand0"), info.real("eps")),
+        tail_(info, "tail", info.schema().port("operand0") + head_.operands(), info.real("eps")),
+        layer_(nullptr, bc_layer_free) {
+    const Shape& w = geometry_.weight;
+    const int64_t channels = w[1] * geometry_.groups;
+    require(product({channels}) <= kMost && product(w) <= kMost, "the weight " + text(w) + " is too large");
+    bc_layer_spec spec{};
+    spec.conv = {0, 0, 0, channels, w[0], w[2], w[3], geometry_.groups,
+                 geometry_.strides[0], geometry_.strides[1], geometry_.pads[0], geometry_.pads[1],
+                 geometry_.dilations[0], geometry_.dilations[1]};
+    spec.x_bits = static_cast<int>(info.integer("input_bits", 1, 8));
+    spec.w_bits = static_cast<int>(info.integer("weight_bits", 1, 8));
+    const std::vector<uint8_t> codes = unpacked(info, spec.w_bits, w);
+    spec.w = codes.data();
+    const auto x_scale = info.parameter("input_scale", 1), x_offset = info.parameter("input_offset", 1);
+    const auto scale = info.parameter("weight_scale");
+    const auto offset = info.parameter("weight_offset", static_cast<int64_t>(scale.size()));
+    const auto bias = info.optional_parameter("bias", w[0]);
+    const auto stretch = info.optional_parameter("stretch", channels);
+    const auto shift = info.optional_parameter("shift", channels);
+    std::vector<float> cut_scale(x_scale), cut_offset(x_offset);
+    require(stretch.has_value() || !shift.has_value(), "a shift needs a stretch");
+    if (stretch.has_value()) {
+      cut_scale.resize(stretch->size()), cut_offset.resize(stretch->size());
+      check(bc_channel_grid(x_scale[0], x_offset[0], stretch->data(),
+                            shift.has_value() ? shift->data() : nullptr, channels, cut_scale.data(),
+                            cut_offset.data()),
+            "stretch");
+    }
+    spec.cut_scale = cut_scale.data(), spec.cut_offset = cut_offset.data();
+    spec.cut_groups = static_cast<int64_t>(cut_scale.size());
+    spec.grids = {x_scale.data(), x_offset.data(), scale.data(), offset.data(),
+                  static_cast<int64_t>(scale.size()), bias.has_value() ? bias->data() : nullptr};
+    bc_layer* made = nullptr;
+    check(bc_layer_new(&spec, &made), "the weights");
+    layer_.reset(made);
+  }
+
+ protected:
+  // The weight in bytes of codes [outputs][kernel height][kernel width][inputs / groups].
+  static std::vector<uint8_t> unpacked(const Info& info, int bits, const Shape& w) {
+    const Tensor weight = info.constant("weight");
+    require(weight.type == kUint8, "the input weight must be uint8");
+    const int64_t count = product(w), bytes = bc_packed_bytes(count, bits);
+    require(product(weight.shape) == bytes, "the weight has " + std::to_string(product(weight.shape)) +
+                                                " bytes, " + text(w) + " codes take " +
+                                                std::to_string(bytes));
+    std::vector<uint8_t> stored(static_cast<size_t>(count)), codes(stored.size());
+    check(bc_unpack(static_cast<const uint8_t*>(weight.data), bytes, bits, count, stored.data(), 1),
+          "the weight");
+    const int64_t taps = w[2] * w[3], inner = w[1];
+    for (int64_t o = 0; o < w[0]; ++o) {
+      for (int64_t c = 0; c < inner; ++c) {
+        for (int64_t t = 0; t < taps; ++t) {
+          codes[(o * taps + t) * inner + c] = stored[(o * inner + c) * taps + t];
+        }
+      }
+    }
+    return codes;
+  }
+
+  int64_t channels() const { return geometry_.weight[1] * geometry_.groups; }
+
+  void go(const Context& context, bc_run run, const Shape& in_rows, const Shape& out_rows) const {
+    const std::vector<bc_step> head = head_.bound(context, in_rows);
+    const std::vector<bc_step> tail = tail_.bound(context, out_rows);
+    run.head = head.data(), run.head_count = static_cast<int64_t>(head.size());
+    run.tail = tail.data(), run.tail_count = static_cast<int64_t>(tail.size());
+    context.with_threads([&] { check(bc_layer_run(layer_.get(), &run, Context::threads()), "the run"); });
+  }
+
+  Geometry geometry_;
+  Steps head_, tail_;
+  std::unique_ptr<bc_layer, void (*)(bc_layer*)> layer_;
+};
+
+class Linear final : public Layer {
+ public:
+  using Layer::Layer;
+
+  void compute(const Context& context) const override {
+    const Tensor x = context.real(0);
+    require(!x.shape.empty() && x.axis(1) == channels(),
+            "x is " + text(x.shape) + ", the weight takes " + std::to_string(channels()) + " inputs");
+    Shape made = x.shape;
+    made.back() = geometry_.weight[0];
+    float* out = context.output(made);
+    bc_run run{};
+    run.images = 1, run.height = 1, run.width = product(x.shape) / std::max<int64_t>(channels(), 1);
+    if (run.width == 0) return;
+    run.x = x.data, run.pitch = channels();
+    run.sink.out = out, run.sink.pitch = made.back();
+    go(context, run, x.shape, made);
+  }
+};
+
+class Conv2d final : public Layer {
+ public:
+  using Layer::Layer;
+
+  void compute(const Context& context) const override {
+    const Tensor x = context.real(0);
+    require(x.shape.size() == 4 && x.shape[1] == channels(),
+            "x is " + text(x.shape) + ", the convolution takes (N, " + std::to_string(channels()) +
+                ", H, W)");
+    int64_t h = 0, w = 0;
+    check(bc_layer_size(layer_.get(), x.shape[2], x.shape[3], &h, &w), "the size of x");
+    const Shape made{x.shape[0], geometry_.weight[0], h, w};
+    float* out = context.output(made);
+    if (product(made) == 0 || product(x.shape) == 0) return;
+    bc_run run{};
+    run.images = x.shape[0], run.height = x.shape[2], run.width = x.shape[3];
+    run.x = x.data, run.x_order = BC_CHANNELS_FIRST, run.out_order = BC_CHANNELS_FIRST;
+    run.sink.out = out;
+    require(head_.empty(), "steps before a convolution are not taken");
+    go(context, run, {}, {x.shape[0], h, w, geometry_.weight[0]});
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_conv2d(const Info& info) {
+  constexpr int64_t most = 1 << 20;
+  Geometry g;
+  g.weight = info.integers("weight_shape", 4, 1, kMost);
+  g.strides = info.integers("strides", 2, 1, most, 1);
+  g.pads = info.integers("pads", 2, 0, most, 0);
+  g.dilations = info.integers("dilations", 2, 1, most, 1);
+  g.groups = info.integer("group", 1, kMost);
+  return std::make_unique<Conv2d>(info, std::move(g));
+}
+
+std::unique_ptr<Kernel> make_linear(const Info& info) {
+  Geometry g;
+  const Shape shape = info.integers("weight_shape");
+  require(shape.size() == 2 && shape[0] >= 1 && shape[1] >= 1,
+          "the attribute weight_shape is " + text(shape) + ", not (outputs, inputs)");
+  g.weight = {shape[0], shape[1], 1, 1};
+  return std::make_unique<Linear>(info, std::move(g));
+}
+
+}  // namespace ort

@@ -1,0 +1,230 @@
+// BitMatMul and BitAttention: products of activations that are cut into codes at run time.
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "host.h"
+
+namespace ort {
+namespace {
+
+// The grid of an operand: its numbers, and what becomes of them for a length.
+struct OperandGrid {
+  std::vector<float> scale, offset;
+  int bits = 8, per_length = 0;
+  int64_t shortest = 0;
+
+  // One for each matrix of a batch; grid number b mod the number of grids.
+  struct Spread {
+    std::vector<float> scale, offset;
+  };
+  Spread spread(int64_t batch, int64_t heads, int64_t length) const {
+    const int64_t groups = static_cast<int64_t>(scale.size());
+    require(groups == 1 || groups == heads, "there are " + std::to_string(groups) + " grids for " +
+                                                std::to_string(heads) + " matrices");
+    std::vector<float> s(scale), o(offset);
+    check(bc_length_grid(length, bits, per_length, shortest, groups, s.data(), o.data()), "a grid");
+    Spread out;
+    out.scale.resize(static_cast<size_t>(batch)), out.offset.resize(static_cast<size_t>(batch));
+    for (int64_t b = 0; b < batch; ++b) {
+      out.scale[b] = s[b % groups], out.offset[b] = o[b % groups];
+    }
+    return out;
+  }
+};
+
+OperandGrid grid_of(const Info& info, const std::string& of, const Shape& bits, const Shape& per_length,
+                    const Shape& shortest, size_t i) {
+  OperandGrid grid;
+  grid.scale = info.parameter((of + "_scale").c_str());
+  require(!grid.scale.empty(), "the scale of " + of + " is empty");
+  grid.offset = info.parameter((of + "_offset").c_str(), static_cast<int64_t>(grid.scale.size()));
+  grid.bits = static_cast<int>(bits[i]), grid.per_length = static_cast<int>(per_length[i]);
+  grid.shortest = shortest[i];
+  return grid;
+}
+
+constexpr int64_t kLongest = int64_t{1} << 31;
+
+std::vector<OperandGrid> grids_of(const Info& info, const std::vector<const char*>& names) {
+  const Shape bits = info.integers("bits", names.size(), 1, 8);
+  const Shape per_length = info.integers("per_length", names.size(), 0, 1);
+  const Shape shortest = info.integers("shortest", names.size(), 0, kLongest);
+  std::vector<OperandGrid> grids;
+  for (size_t i = 0; i < names.size(); ++i) {
+    grids.push_back(grid_of(info, names[i], bits, per_length, shortest, i));
+  }
+  return grids;
+}
+
+// Leading axes as one, all but the last two.
+struct Batch {
+  int64_t count, heads;
+};
+
+Batch batch_of(const Tensor& a) {
+  require(a.shape.size() >= 2, "an operand is " + text(a.shape) + ", a product takes (..., M, K)");
+  Batch batch{1, 1};
+  for (size_t i = 0; i + 2 < a.shape.size(); ++i) batch.count *= a.shape[i];
+  if (a.shape.size() > 2) batch.heads = a.axis(3);
+  return batch;
+}
+
+void require_same_lead(const Tensor& a, const Tensor& b) {
+  const bool same = a.shape.size() == b.shape.size() &&
+                    std::equal(a.shape.begin(), a.shape.end() - 2, b.shape.begin());
+  require(same, "the operands are " + text(a.shape) + " and " + text(b.shape) +
+                    ": their leading sizes must be equal");
+}
+
+std::vector<int64_t> starts_of(int64_t batch, int64_t size) {
+  std::vector<int64_t> starts(static_cast<size_t>(batch));
+  for (int64_t b = 0; b < batch; ++b) starts[b] = b * size;
+  return starts;
+}
+
+class MatMul final : public Kernel {
+ public:
+  explicit MatMul(const Info& info)
+      : grids_(grids_of(info, {"a", "b"})),
+        per_row_(info.integer("per_row", 0, 1) != 0),
+        turned_(info.integer("turned", 0, 1) != 0) {}
+
+  void compute(const Context& context) const override {
+    const Tensor a = context.real(0), b = context.real(1);
+    const Batch batch = batch_of(a);
+    require_same_lead(a, b);
+    bc_product p{};
+    p.batch = batch.count, p.m = a.axis(2), p.k = a.axis(1), p.n = b.axis(turned_ ? 2 : 1);
+    require(b.axis(turned_ ? 1 : 2) == p.k,
+            "the operands " + text(a.shape) + " and " + text(b.shape) + " do not fit each other");
+    Shape made = a.shape;
+    made.back() = p.n;
+    float* out = context.output(made);
+    if (product(made) == 0) return;
+    require(p.k > 0, "a product over no element");
+    const std::vector<int64_t> a_starts = starts_of(p.batch, p.m * p.k);
+    const std::vector<int64_t> b_starts = starts_of(p.batch, p.n * p.k);
+    const auto ag = grids_[0].spread(p.batch, batch.heads, p.k);
+    const auto bg = grids_[1].spread(p.batch, batch.heads, p.k);
+    p.a = {a.reals(), a_starts.data(), p.k, 1};
+    p.b = turned_ ? bc_matrices{b.reals(), b_starts.data(), p.k, 1}
+                  : bc_matrices{b.reals(), b_starts.data(), 1, p.n};
+    p.a_grid = {ag.scale.data(), ag.offset.data(), grids_[0].bits};
+    p.b_grid = {bg.scale.data(), bg.offset.data(), grids_[1].bits};
+    p.per_row = per_row_ ? 1 : 0;
+    context.with_threads([&] { check(bc_multiply(&p, out, Context::threads()), "the product"); });
+  }
+
+ private:
+  std::vector<OperandGrid> grids_;
+  bool per_row_, turned_;
+};
+
+class Attention final : public Kernel {
+ public:
+  explicit Attention(const Info& info)
+      : grids_(grids_of(info, {"q", "k", "p", "v"})),
+        per_row_(info.integer("per_row", 0, 1) != 0),
+        turned_(info.integer("turned", 0, 1) != 0),
+        multiplies_(info.integers("multiplies")),
+        repeats_(info.integers("repeats")),
+        first_term_(info.schema().port("term0")) {
+    require(multiplies_.size() == repeats_.size(), "multiplies and repeats differ in length");
+    for (const int64_t repeat : repeats_) {
+      require(repeat >= 1 && repeat <= kLongest, "the attribute repeats holds " + std::to_string(repeat));
+    }
+  }
+
+  void compute(const Context& context) const override {
+    const Tensor q = context.real(0), k = context.real(1), v = context.real(2);
+    const Batch batch = batch_of(q);
+    require_same_lead(q, k), require_same_lead(q, v);
+    bc_attention a{};
+    a.batch = batch.count, a.queries = q.axis(2), a.depth = q.axis(1);
+    a.keys = k.axis(turned_ ? 2 : 1), a.values = v.axis(1);
+    require(k.axis(turned_ ? 1 : 2) == a.depth && v.axis(2) == a.keys,
+            "q " + text(q.shape) + ", k " + text(k.shape) + " and v " + text(v.shape) +
+                " do not fit each other");
+    Shape made = q.shape;
+    made.back() = a.values;
+    float* out = context.output(made);
+    if (product(made) == 0) return;
+    require(a.depth > 0 && a.keys > 0, "attention over no element");
+    const std::vector<int64_t> q_starts = starts_of(a.batch, a.queries * a.depth);
+    const std::vector<int64_t> k_starts = starts_of(a.batch, a.keys * a.depth);
+    const std::vector<int64_t> v_starts = starts_of(a.batch, a.keys * a.values);
+    const std::vector<int64_t> out_starts = starts_of(a.batch, a.queries * a.values);
+    a.q = {q.data, 0, q_starts.data(), a.depth, 1, nullptr};
+    a.k = turned_ ? bc_operand{k.data, 0, k_starts.data(), a.depth, 1, nullptr}
+                  : bc_operand{k.data, 0, k_starts.data(), 1, a.keys, nullptr};
+    a.v = {v.data, 0, v_starts.data(), a.values, 1, nullptr};
+    std::array<OperandGrid::Spread, 4> spread;
+    std::array<bc_operand_grid, 4> grids;
+    for (size_t i = 0; i < 4; ++i) {
+      spread[i] = grids_[i].spread(a.batch, batch.heads, i < 2 ? a.depth : a.keys);
+      grids[i] = {spread[i].scale.data(), spread[i].offset.data(), grids_[i].bits};
+    }
+    a.q_grid = grids[0], a.k_grid = grids[1], a.p_grid = grids[2], a.v_grid = grids[3];
+    const std::vector<std::vector<int64_t>> starts = term_starts(context, a);
+    const std::vector<bc_term> terms = terms_of(context, a, starts);
+    a.terms = terms.data(), a.term_count = static_cast<int64_t>(terms.size());
+    a.heads = 1, a.q_factor = 1.0f, a.per_row = per_row_ ? 1 : 0;
+    a.out.data = out, a.out.starts = out_starts.data(), a.out.row = a.values;
+    context.with_threads([&] { check(bc_attend(&a, Context::threads()), "the attention"); });
+  }
+
+ private:
+  // Where the matrix of each term begins for each of the batch.
+  std::vector<std::vector<int64_t>> term_starts(const Context& context, const bc_attention& a) const {
+    std::vector<std::vector<int64_t>> all;
+    for (size_t t = 0; t < repeats_.size(); ++t) {
+      const Tensor term = this->term(context, t, a);
+      const int64_t size = term.shape[1] * term.shape[2];
+      std::vector<int64_t> starts(static_cast<size_t>(a.batch));
+      for (int64_t b = 0; b < a.batch; ++b) {
+        starts[b] = b / repeats_[t] % term.shape[0] * size;
+      }
+      all.push_back(std::move(starts));
+    }
+    return all;
+  }
+
+  std::vector<bc_term> terms_of(const Context& context, const bc_attention& a,
+                                const std::vector<std::vector<int64_t>>& starts) const {
+    std::vector<bc_term> terms;
+    for (size_t t = 0; t < repeats_.size(); ++t) {
+      const Tensor term = this->term(context, t, a);
+      const int64_t row = term.shape[1] > 1 || a.queries == 1 ? term.shape[2] : 0;
+      const int64_t column = term.shape[2] > 1 || a.keys == 1 ? 1 : 0;
+      terms.push_back({{term.reals(), starts[t].data(), row, column}, multiplies_[t] != 0 ? 1 : 0, nullptr});
+    }
+    return terms;
+  }
+
+  Tensor term(const Context& context, size_t t, const bc_attention& a) const {
+    Tensor term = context.real(first_term_ + t);
+    const Shape& s = term.shape;
+    const bool fits = s.size() == 3 && s[0] > 0 && (s[1] == a.queries || s[1] == 1) &&
+                      (s[2] == a.keys || s[2] == 1) && a.batch % repeats_[t] == 0 &&
+                      a.batch / repeats_[t] % s[0] == 0;
+    require(fits, "a term is " + text(s) + ", the logits are " +
+                      text({a.batch, a.queries, a.keys}));
+    return term;
+  }
+
+  std::vector<OperandGrid> grids_;
+  bool per_row_, turned_;
+  Shape multiplies_, repeats_;
+  size_t first_term_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_matmul(const Info& info) { return std::make_unique<MatMul>(info); }
+
+std::unique_ptr<Kernel> make_attention(const Info& info) {
+  return std::make_unique<Attention>(info);
+}
+
+}  // namespace ort
