@@ -15,7 +15,7 @@ from bitcompress.layers.binary import BinaryBlock, BlockSpec, Clock, binary_bloc
 from bitcompress.program import use_programs
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no native kernels")
-SIZE = (12, 9)
+SIZE = (16, 14)
 
 
 def block(layer: nn.Module, method: str, clock: Clock | None = None) -> nn.Module:
