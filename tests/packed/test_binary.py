@@ -1,4 +1,4 @@
-"""The packed operators of one bit: integers are those of a plain loop, natively and by definition."""
+"""The packed operators of one bit: integers are those of a plain loop, on every path."""
 
 from __future__ import annotations
 
