@@ -140,7 +140,8 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a clock of two parts": (lambda index, blocks: index.update(time=["timestep", 5]), "clock"),
     "no method": (lambda index, blocks: blocks[0].pop("method"), "cannot be read"),
     "huge weight": (
-        lambda index, blocks: blocks[0].update(weight_shape=[1 << 20] * 4), "codes",
+        lambda index, blocks: blocks[0]["weight_shape"].__setitem__(slice(2, 4), [1 << 20] * 2),
+        "codes",
     ),
     "endless": (lambda index, blocks: blocks[0].update(weight_shape=[1 << 40] * 4), "sizes"),
     "axis": (lambda index, blocks: blocks[0].update(axis=-1), "damaged|impossible|Linear"),
@@ -163,13 +164,17 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         lambda index, blocks: _parts(index).update(parts=[]), "0 blocks cannot be",
     ),
     "parts of parts": (
-        lambda index, blocks: _parts(index)["parts"].__setitem__(0, _parts(index)),
+        lambda index, blocks: _parts(index).update(parts=[dict(_parts(index))]),
         "parts are not blocks|nested",
     ),
     "an unknown form": (lambda index, blocks: _parts(index).update(form="out"), "cannot be a"),
-    "a layer of no class": (lambda index, blocks: _parts(index).update(layer="eval"), "cannot be a"),
+    "a layer of no class": (
+        lambda index, blocks: _parts(index).update(layer="eval"), "cannot be a",
+    ),
     "another layer": (lambda index, blocks: _parts(index).update(layer="Linear"), "in the file"),
-    "another shape": (lambda index, blocks: _parts(index).update(shape=[1, 2, 3, 3]), "in the file"),
+    "another shape": (
+        lambda index, blocks: _parts(index).update(shape=[1, 2, 3, 3]), "in the file",
+    ),
     "absorbed in the tree": (
         lambda index, blocks: (blocks[0].clear(), blocks[0].update({"is": "absorbed"})),
         "product|belong|bytes",
