@@ -13,6 +13,7 @@ from torch import nn
 from bitcompress import api
 from bitcompress.artifact import LoadedPacked, Source, describe, load
 from bitcompress.artifact.folder import MANIFEST, MODEL
+from bitcompress.backends.runner import OVERLAP, FileModel, Told
 from bitcompress.cli import shown
 from bitcompress.cli.quantize import open_set
 from bitcompress.data.folders import PictureSet
@@ -95,8 +96,7 @@ def run_pictures(
 ) -> None:
     """`bitcompress run`."""
     jobs = _jobs(picture, output)
-    loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
-    source = loaded.source
+    model, source = _enlarger(folder, float_file, arch, unsafe_pickle)
     if source.scale is None:
         raise UsageError(
             f"{folder} does not make pictures; use its model in Python: bitcompress.load"
@@ -111,8 +111,8 @@ def run_pictures(
             skipped.append((path, str(error)))
             continue
         made = run_picture(
-            loaded.model, pixels, scale=source.scale, image_range=source.image_range,
-            tile=tile, overlap=overlap, limit=limit,
+            model, pixels, scale=source.scale, image_range=source.image_range,
+            **_tiles(source, tile, overlap, limit),
         )  # fmt: skip
         write_image(target, made)
         if progress is not None and len(jobs) > 1:
@@ -121,6 +121,25 @@ def run_pictures(
     if len(skipped) == len(jobs):
         raise DataError(f"{picture}: no usable picture ({skipped[0][1]})")
     shown.left_out(skipped, quiet)
+
+
+def _enlarger(
+    folder: Path, file: Path | None, arch: str | None, unsafe: bool
+) -> tuple[nn.Module, Source | Told]:
+    """The model of a packed folder or of an exported file, and what it says of pictures."""
+    if folder.suffix == ".onnx":
+        exported = FileModel(folder)
+        return exported, exported.told
+    loaded, _ = opened_folder(folder, file, arch, unsafe)
+    return loaded.model, loaded.source
+
+
+def _tiles(source: Source | Told, tile: int, overlap: int, limit: int) -> dict[str, int]:
+    """How a picture is cut; a file of one size says it itself."""
+    side = source.side if isinstance(source, Told) else 0
+    if not side:
+        return {"tile": tile, "overlap": overlap, "limit": limit}
+    return {"tile": side, "overlap": side // OVERLAP, "limit": 0}
 
 
 def _jobs(picture: Path, output: Path) -> list[tuple[Path, Path]]:
