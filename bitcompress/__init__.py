@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from bitcompress.api import load as load
     from bitcompress.api import quantize as quantize
     from bitcompress.api import save as save
+    from bitcompress.api_binary import BinaryResult as BinaryResult
+    from bitcompress.api_binary import binarize as binarize
     from bitcompress.backends.export import export as export
     from bitcompress.backends.session import ort_session as ort_session
     from bitcompress.errors import BitcompressError as BitcompressError
     from bitcompress.models.load import load_model as load_model
+    from bitcompress.recipe import BinaryRecipe as BinaryRecipe
     from bitcompress.recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
@@ -34,6 +37,9 @@ _HOMES = {
     "load": "bitcompress.api",
     "quantize": "bitcompress.api",
     "save": "bitcompress.api",
+    "BinaryResult": "bitcompress.api_binary",
+    "binarize": "bitcompress.api_binary",
+    "BinaryRecipe": "bitcompress.recipe",
     "export": "bitcompress.backends.export",
     "ort_session": "bitcompress.backends.session",
     "BitcompressError": "bitcompress.errors",

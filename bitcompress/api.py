@@ -104,7 +104,7 @@ def inspect(
 ) -> Inspection:
     """What a model holds, and what would be compressed, what not, and why; writes nothing."""
     chosen = resolve(recipe, bits, overrides=overrides)
-    net, source = _opened(model)
+    net, source = opened(model)
     example = example_inputs if example_inputs is not None else example_for(source)
     return Inspection(walk.prepare(net, example, chosen), chosen, source)
 
@@ -149,7 +149,7 @@ def quantize(
     torch.manual_seed(chosen.seed)
     stages = Stages()
     with stages("load"):
-        net, found = _opened(model)
+        net, found = opened(model)
         source = source or found
         teacher = private_copy(net)
         feed = _feed(data, chosen, source)
@@ -286,7 +286,7 @@ def analyze(
 
     Returns: one dict a layer and width: name, op, bits, sqnr_db, macs.
     """
-    net, found = _opened(model)
+    net, found = opened(model)
     source = source or found
     rows: list[dict[str, Any]] = []
     for number, width in enumerate(widths):
@@ -308,7 +308,8 @@ def analyze(
     return rows
 
 
-def _opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
+def opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
+    """The float model of an instance or a file, and where it comes from."""
     if isinstance(model, Rewritten):
         raise UsageError("the model is packed already: give the float model that it was made from")
     if isinstance(model, nn.Module):

@@ -43,6 +43,7 @@ ORDER = [
     "walk",
     "backends",
     "api",
+    "walk_binary",
     "api_binary",
     "bench",
     "progress",
@@ -79,6 +80,7 @@ HEAVY = {
     "scipy",
     "skimage",
     "spandrel",
+    "tensorboard",
     "tensorrt",
 }
 NEVER = {"torchvision", "einops", "timm"}

@@ -19,9 +19,11 @@ from bitcompress.artifact.structure import (
     check_kinds,
     check_structure,
 )
-from bitcompress.errors import LoadError
+from bitcompress.errors import LoadError, RecipeError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.swap import inherit, stand_in
+from bitcompress.graph.timed import TimeInput, set_by, time_input
+from bitcompress.layers.binary import Clock
 from bitcompress.program import use_programs
 
 TENSORS = ("parameter", "buffer")
@@ -48,15 +50,16 @@ def decode(data: bytes, what: str = "model.safetensors") -> Content:
     check_version(int(version) if version.isdecimal() and len(version) < 9 else version, what)
     index = Index.from_text(checks.entry(metadata, "index", what))
     reader = Reader(blobs)
-    content = Content(index, {}, {}, {}, reader.sizes)
+    clock = None if index.time is None else Clock(index.time.groups, index.time.steps)
+    content = Content(index, {}, {}, {}, reader.sizes, clock)
     for name, spec in index.entries:
         kind = checks.string(checks.entry(spec, "is", name), f"the kind of {checks.shorten(name)}")
         if kind in TENSORS or kind in ABSENT:
             content.tensors[name] = _tensor(reader, spec, kind, name)
         else:
-            content.layers[name] = kinds.take(reader, spec, name)
+            content.layers[name] = kinds.take(reader, spec, name, clock)
     for product in index.products:
-        content.products[product.name] = kinds.take(reader, product.spec, product.name)
+        content.products[product.name] = kinds.take(reader, product.spec, product.name, clock)
     reader.finish(what)
     check_kinds(content)
     check_absent(content)
@@ -101,8 +104,20 @@ def assemble(content: Content, *, model: nn.Module | None, trust_arch: bool) -> 
             product.call, product.part, product.name, content.products[product.name]
         )
     rewritten.on_codes = bool(content.layers or content.products)
+    if index.time is not None and content.clock is not None:
+        set_by(rewritten, content.clock, _timestep(net, index.time.argument))
     use_programs(rewritten)
     return rewritten.eval()
+
+
+def _timestep(net: nn.Module, name: str) -> TimeInput:
+    """The argument that sets the clock. Raises: LoadError where the model has none of that name."""
+    try:
+        found = time_input(net, name)
+    except RecipeError as error:
+        raise LoadError(f"{error}; the file was made from another model") from error
+    assert found is not None
+    return found
 
 
 def _with_layers(net: nn.Module, content: Content) -> nn.Module:

@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from bitcompress.artifact import folder, kinds
+from bitcompress.artifact import binary, folder, kinds
 from bitcompress.artifact.encode import FORMAT_VERSION
 from bitcompress.artifact.store import opened
 from bitcompress.artifact.structure import Content
+from bitcompress.blocks.parts import Parts
+from bitcompress.graph.pointwise import Absorbed
 from bitcompress.layers import SplitLinear
+from bitcompress.layers.binary import PackedBlock
 
 CATEGORIES = {
     "weight": "codes",
@@ -23,6 +26,8 @@ CATEGORIES = {
     "bias": "biases",
     "stretch": "input_channels",
     "shift": "input_channels",
+    "scale": "weight_grids",
+    "theta": "input_channels",
 }
 """What the bytes of a packed layer's field count as; all other fields are grids of activations."""
 
@@ -41,6 +46,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     layers = [
         _row(name, layer, owned[name])
         for name, layer in {**content.layers, **content.products}.items()
+        if not isinstance(layer, Absorbed)
     ]
     tensors = [
         {
@@ -100,6 +106,25 @@ def _state(path: Path, size: int) -> dict[str, Any]:
     return {"bytes": found, "state": "complete" if found == size else "changed"}
 
 
+def _binary_row(name: str, layer: nn.Module, size: int) -> dict[str, Any]:
+    """One line of a block, of several, or of a call that one took over."""
+    blocks = [m for m in layer.modules() if isinstance(m, PackedBlock)]
+    shape = list(binary.float_layer(layer)[1]) if blocks else []
+    return {
+        "name": name,
+        "op": binary.KINDS[type(layer)],
+        "state": "packed",
+        "shape": shape,
+        "params": sum(block.weights for block in blocks),
+        "weight_bits": 1,
+        "act_bits": 1,
+        "codes": sum(block.codes.numel() for block in blocks),
+        "bytes": size,
+        **({"parts": len(blocks), "form": layer.form} if isinstance(layer, Parts) else {}),
+        **({"method": blocks[0].method} if blocks else {}),
+    }
+
+
 def _row(name: str, layer: nn.Module, size: int) -> dict[str, Any]:
     """One line of the table of layers."""
     if isinstance(layer, SplitLinear):
@@ -107,6 +132,8 @@ def _row(name: str, layer: nn.Module, size: int) -> dict[str, Any]:
         shape = [sum(row["shape"][0] for row in rows), rows[0]["shape"][1]]
         sums = {key: sum(row[key] for row in rows) for key in ("codes", "params")}
         return {**rows[0], "shape": shape, **sums, "parts": len(rows), "bytes": size}
+    if type(layer) in binary.KINDS:
+        return _binary_row(name, layer, size)
     op = kinds.NAMES[type(layer)]
     kind = kinds.KINDS[op]
     settings = kind.settings.of(layer)

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bitcompress.artifact import container, kinds
+from bitcompress.artifact import binary, container, kinds
 from bitcompress.artifact.blobs import NAMES, Writer, rounded
-from bitcompress.artifact.index import Index, Product, Spec
+from bitcompress.artifact.index import Index, Product, Spec, Time
 from bitcompress.artifact.source import Source
 from bitcompress.errors import UsageError
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.graph.timed import clock_of
+from bitcompress.layers.binary import BinaryBlock, Clock
 from bitcompress.quant.uniform import UniformQuantizer
 
 FORMAT = "bitcompress"
@@ -62,6 +64,8 @@ class Walk:
 
     def visit(self, module: nn.Module, name: str = "") -> Walk:
         """Add what a module and its children hold."""
+        if isinstance(module, BinaryBlock):
+            raise UsageError(f"{name} is still trained: pack the student (pack_blocks) first")
         if kinds.is_layer(module):
             self._add(module, name, module)
             return self
@@ -90,8 +94,10 @@ def round_to_stored(model: Rewritten) -> None:
 
     After this the model in memory and the one that `load` makes compute the same to the bit. What
     half precision changes: float parameters, statistics of norms, weight scales, biases. What the
-    file holds exactly is left alone.
+    file holds exactly is left alone: everything in a model of binary blocks.
     """
+    if binary.is_binary(model):
+        return
     for item in Walk().visit(model.net).found.values():
         if isinstance(item, nn.Module):
             kinds.round_in_place(item)
@@ -112,9 +118,9 @@ def encode(
 
     Raises: UsageError where the model holds what a file cannot.
     """
-    writer = Writer()
+    writer, exact = Writer(), binary.is_binary(model)
     walk = Walk().visit(model.net)
-    entries = [(name, _put(writer, item, name)) for name, item in walk.found.items()]
+    entries = [(name, _put(writer, item, name, exact)) for name, item in walk.found.items()]
     products = []
     for call, parts in model.calls.items():
         for part, key in parts.items():
@@ -127,7 +133,7 @@ def encode(
     index = Index(
         library_version(), recipe, _json_able(source),
         tuple((str(edit["edit"]), tuple(edit["names"])) for edit in edits),
-        tuple(entries), tuple(products), walk.same,
+        tuple(entries), tuple(products), walk.same, _time(model),
     )  # fmt: skip
     metadata = {
         "format": FORMAT,
@@ -137,7 +143,17 @@ def encode(
     return container.write(writer.blobs(), metadata)
 
 
-def _put(writer: Writer, item: nn.Module | Slot, name: str) -> Spec:
+def _time(model: Rewritten) -> Time | None:
+    """Which argument sets the clock of a model; None where it has none."""
+    found = clock_of(model)
+    if found is None:
+        return None
+    clock, source = found
+    assert isinstance(clock, Clock)
+    return Time(source.name, clock.groups, clock.steps)
+
+
+def _put(writer: Writer, item: nn.Module | Slot, name: str, exact: bool) -> Spec:
     if isinstance(item, nn.Module):
         return kinds.put(writer, item, name)
     tensor = item.tensor.detach()
@@ -152,7 +168,7 @@ def _put(writer: Writer, item: nn.Module | Slot, name: str) -> Spec:
     return {
         **spec,
         "dtype": NAMES[tensor.dtype],
-        "as": writer.put(tensor, exact=item.exact).to_json(),
+        "as": writer.put(tensor, exact=exact or item.exact).to_json(),
     }
 
 

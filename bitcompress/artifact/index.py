@@ -19,12 +19,17 @@ from bitcompress.artifact import checks
 from bitcompress.artifact.source import Source
 from bitcompress.errors import LoadError, UsageError
 from bitcompress.graph.intercept import Call
+from bitcompress.graph.pointwise import POINTWISE
 from bitcompress.graph.scope import KINDS as CALL_KINDS
 
 MAX_INDEX = 1 << 24
 """Bytes of JSON: a hundred thousand layers fit, a deflated bomb does not."""
 MAX_DEPTH = 256
 MAX_NAMES = 1 << 18
+MOST_STEPS = 1 << 20
+"""No diffusion process has more timesteps."""
+
+KNOWN_KINDS = frozenset([*CALL_KINDS.values(), *POINTWISE.values()])
 
 Spec = dict[str, Any]
 
@@ -45,6 +50,23 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Time:
+    """The clock of a model with time-aware blocks: what sets it, and what it counts."""
+
+    argument: str
+    groups: int
+    steps: int
+
+    @classmethod
+    def from_json(cls, value: Any) -> Time:
+        """The record in an index. Raises: LoadError."""
+        parts = checks.items(value, "the clock", 3)
+        argument = checks.string(parts[0], "the argument of the clock")
+        groups = checks.integer(parts[1], 1, MOST_STEPS, "the time groups")
+        return cls(argument, groups, checks.integer(parts[2], groups, MOST_STEPS, "the timesteps"))
+
+
+@dataclass(frozen=True)
 class Index:
     """What a file says of itself; the records are looked at when their data is read."""
 
@@ -60,6 +82,8 @@ class Index:
     """After the entries, likewise."""
     same: Mapping[str, str]
     """Further names of shared layers and tied tensors, and the name that they are stored under."""
+    time: Time | None = None
+    """The clock, where blocks have time groups."""
 
     def to_text(self) -> str:
         """Its form in the metadata."""
@@ -83,6 +107,8 @@ class Index:
             "calls": calls,
             "same": dict(self.same),
         }
+        if self.time is not None:
+            parts["time"] = [self.time.argument, self.time.groups, self.time.steps]
         text = json.dumps(parts, separators=(",", ":"), allow_nan=False)
         return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 
@@ -110,6 +136,7 @@ class Index:
             entries=entries,
             products=tuple(calls),
             same=_same(part("same"), {name for name, _ in entries}),
+            time=Time.from_json(table["time"]) if "time" in table else None,
         )
 
 
@@ -171,7 +198,7 @@ def _product(value: Any, specs: list[Spec]) -> Product:
         raise LoadError(f"the index is damaged: a call has {len(parts)} parts, not 5 or 6")
     owner, kind, part = (checks.string(parts[i], "a call") for i in (0, 1, 3))
     ordinal = checks.integer(parts[2], 0, checks.MAX_SIZE, "the number of a call")
-    if kind not in CALL_KINDS.values() or part not in ("", "qk", "av"):
+    if kind not in KNOWN_KINDS or part not in ("", "qk", "av"):
         raise LoadError(f"the index replaces {kind!r} {part!r}, which is unknown here")
     call = Call(owner, kind, ordinal)
     name = checks.string(parts[5], "a call") if len(parts) == 6 else default_name(call, part)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitcompress.artifact import checks, grids
+from bitcompress.artifact import binary, checks, grids
 from bitcompress.artifact.blobs import Coding, Reader, Writer, rounded
 from bitcompress.artifact.settings import Product, Shapes, Weighted
 from bitcompress.errors import LoadError, UsageError
@@ -27,6 +27,7 @@ from bitcompress.layers import (
     SplitLinear,
     Widths,
 )
+from bitcompress.layers.binary import Clock
 from bitcompress.packed import PackedTensor
 
 Settings = Weighted | Product
@@ -131,7 +132,7 @@ SPLIT = "split"
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is a replaced layer, stored as a record."""
-    return type(module) in NAMES or type(module) is SplitLinear
+    return type(module) in (*NAMES, *binary.KINDS, SplitLinear)
 
 
 def put(writer: Writer, layer: nn.Module, name: str) -> dict[str, Any]:
@@ -139,6 +140,8 @@ def put(writer: Writer, layer: nn.Module, name: str) -> dict[str, Any]:
 
     Raises: UsageError if the layer holds what a record cannot.
     """
+    if type(layer) in binary.KINDS:
+        return binary.put(writer, layer, name)
     if isinstance(layer, SplitLinear):
         parts = [put(writer, part, f"{name}.parts.{i}") for i, part in enumerate(layer.parts)]
         return {"is": SPLIT, "parts": parts}
@@ -155,6 +158,8 @@ def put(writer: Writer, layer: nn.Module, name: str) -> dict[str, Any]:
 
 def round_in_place(layer: nn.Module) -> None:
     """Give the tensors of a layer the values that they will have once read from a file."""
+    if type(layer) in binary.KINDS:
+        return
     if isinstance(layer, SplitLinear):
         for part in layer.parts:
             round_in_place(part)
@@ -209,9 +214,11 @@ def _finite(x: Tensor, what: str) -> Tensor:
     return x
 
 
-def take(reader: Reader, spec: dict[str, Any], what: str) -> nn.Module:
+def take(reader: Reader, spec: dict[str, Any], what: str, clock: Clock | None = None) -> nn.Module:
     """The next layer of a file, from its record. Raises: LoadError."""
     name = checks.string(checks.entry(spec, "is", what), f"the kind of {what}")
+    if name in binary.KINDS.values():
+        return binary.take(reader, spec, what, clock)
     if name == SPLIT:
         parts = checks.items(checks.entry(spec, "parts", what), f"the parts of {what}")
         tables = [checks.table(part, f"a part of {what}") for part in parts]

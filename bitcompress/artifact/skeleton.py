@@ -24,6 +24,7 @@ from bitcompress.graph.capture import plain_numbers, without_compilers
 from bitcompress.graph.decompose import decompose
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
+from bitcompress.models.targets import builder_of
 
 Check = Callable[[nn.Module], None]
 """Raises LoadError where a skeleton is not what the file was made from."""
@@ -47,11 +48,11 @@ def build(
     """
     if model is not None:
         net = hollow_copy(model)
-    elif source.arch in MODELS:
+    elif (builder := builder_of(source.arch)) is not None:
         with torch.device("meta"):
-            check(replay(_built(source, MODELS[source.arch].build, size), edits))
+            check(replay(_built(source, builder, size), edits))
         with _hollow():
-            net = _built(source, MODELS[source.arch].build, size)
+            net = _built(source, builder, size)
     elif ":" in source.arch and not source.arch.startswith("spandrel:") and trust_arch:
         net = _from_factory(source, size)
     else:

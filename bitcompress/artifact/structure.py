@@ -8,13 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bitcompress.artifact import checks
+from bitcompress.artifact import binary, checks
 from bitcompress.artifact.index import Index
+from bitcompress.blocks.parts import Parts
 from bitcompress.errors import LoadError
+from bitcompress.graph.pointwise import POINTWISE, Absorbed
 from bitcompress.layers import CONVOLUTIONS, ConvGeometry, PackedMatmul, QuantMatmul, SplitLinear
+from bitcompress.layers.binary import Clock, PackedBlock
 from bitcompress.layers.geometry import Convolution, refusal
 
 PRODUCTS = (PackedMatmul, QuantMatmul)
+BLOCKS = (PackedBlock, Parts)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Content:
     products: dict[str, nn.Module]
     sizes: dict[str, int]
     """Bytes of each tensor and field by its full name, codes under that of the weight."""
+    clock: Clock | None = None
+    """What its time-aware blocks share."""
 
     def resolve(self, name: str) -> str:
         """The name under which something shared is stored."""
@@ -46,12 +52,16 @@ class Content:
 def check_kinds(content: Content) -> None:
     """Raise LoadError where a layer is of a kind that cannot stand where the file puts it."""
     for name, layer in content.layers.items():
-        if isinstance(layer, PRODUCTS):
+        if isinstance(layer, (*PRODUCTS, Absorbed)):
             raise LoadError(f"{checks.shorten(name)} is a product in the tree: it is damaged")
     for product in content.index.products:
         layer, kind = content.products[product.name], product.call.kind
+        if isinstance(layer, Absorbed) or kind in POINTWISE.values():
+            if isinstance(layer, Absorbed) and kind in POINTWISE.values():
+                continue
+            raise LoadError(f"{checks.shorten(product.name)} is damaged: no {kind} is absorbed")
         weighted = {"linear": 2, "conv2d": 4}.get(kind)
-        dimensions = None if isinstance(layer, PRODUCTS) else len(_sizes(layer)[0])
+        dimensions = None if isinstance(layer, PRODUCTS) else len(_float_shape(layer))
         if weighted != dimensions or (kind == "sdpa") != bool(product.part):
             raise LoadError(
                 f"{checks.shorten(product.name)} is damaged: its record does not fit a {kind}"
@@ -66,8 +76,8 @@ def check_absent(content: Content) -> None:
     """
     weights, biases = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
     for layer in content.products.values():
-        if not isinstance(layer, PRODUCTS):
-            shape, _ = _sizes(layer)
+        if not isinstance(layer, (*PRODUCTS, Absorbed)):
+            shape = _float_shape(layer)
             weights[shape] += 1
             biases[shape[:1]] += 1
     for name, stored in content.tensors.items():
@@ -136,25 +146,37 @@ def _module(net: nn.Module, name: str, what: str) -> nn.Module:
 
 def _check_layer(net: nn.Module, name: str, layer: nn.Module) -> None:
     place = _module(net, name, "the layer")
-    wanted, geometry = _sizes(layer)
-    kind = _float_kind(geometry)
+    if isinstance(layer, BLOCKS):
+        geometry = getattr(layer, "geometry", None)
+        kind_name, shape = binary.float_layer(layer)
+        kind: Any = getattr(nn, kind_name)
+    else:
+        wanted, geometry = _sizes(layer)
+        kind = _float_kind(geometry)
+        shape = wanted if geometry is None else geometry.float_shape(wanted)
     if not isinstance(place, kind):
         raise LoadError(
             f"{checks.shorten(name)} is a {type(place).__name__} in the model and a "
             f"{kind.__name__} in the file"
         )
-    shape = wanted if geometry is None else geometry.float_shape(wanted)
     if tuple(place.weight.shape) != shape:
         raise LoadError(
             f"{checks.shorten(name)} is {tuple(place.weight.shape)} in the model and {shape} in "
             "the file"
         )
+    if isinstance(layer, Parts):
+        return
     if isinstance(place, CONVOLUTIONS) and (
         refusal(place) or ConvGeometry.of_layer(place) != geometry
     ):
         raise LoadError(
             f"{checks.shorten(name)} has another stride, padding or dilation in the file"
         )
+
+
+def _float_shape(layer: nn.Module) -> tuple[int, ...]:
+    """The weight shape of the float layer or call."""
+    return binary.float_layer(layer)[1] if isinstance(layer, BLOCKS) else _sizes(layer)[0]
 
 
 def _float_kind(geometry: ConvGeometry | None) -> type[nn.Linear] | type[Convolution]:

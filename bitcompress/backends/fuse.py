@@ -123,10 +123,10 @@ def _take_tail(graph: Any, node: Any) -> bool:
 def _step(node: Any, following: Any) -> tuple[str, list[Any]] | None:
     """Which step a node is behind a layer, and its operands."""
     if following.domain == DOMAIN:
-        if following.op_type == "Gelu":
+        if following.op_type == "BitGelu":
             tanh = "tanh" in following.attributes and following.attributes["tanh"].value
             return ("gelu_tanh" if tanh else "gelu"), []
-        return {"Sigmoid": ("sigmoid", []), "Silu": ("silu", [])}.get(following.op_type)
+        return {"BitSigmoid": ("sigmoid", []), "Silu": ("silu", [])}.get(following.op_type)
     if following.domain:
         return None
     if following.op_type == "Relu":

@@ -13,7 +13,7 @@ from bitcompress.backends.schema import DOMAIN
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 BY_NUMBER = {
     ("", "Relu"), ("", "LeakyRelu"), ("", "Sigmoid"), ("", "Tanh"), ("", "Clip"),
-    (DOMAIN, "Gelu"), (DOMAIN, "Sigmoid"), (DOMAIN, "Silu"),
+    (DOMAIN, "BitGelu"), (DOMAIN, "BitSigmoid"), (DOMAIN, "Silu"),
 }  # fmt: skip
 """Operators whose first input alone is a picture, number by number."""
 PAIRS = ("Add", "Mul", "Sub")

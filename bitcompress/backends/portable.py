@@ -296,10 +296,10 @@ MEANINGS: Mapping[str, Callable[[_Writer], Any]] = {
     "BitMatMul": _matmul,
     "BitAttention": _attention,
     "LayerNorm": _layer_norm,
-    "Gelu": lambda w: w.op(
+    "BitGelu": lambda w: w.op(
         "Gelu", w.inputs["x"], approximate="tanh" if w.attributes["tanh"] else "none"
     ),
-    "Sigmoid": lambda w: w.op("Sigmoid", w.inputs["x"]),
+    "BitSigmoid": lambda w: w.op("Sigmoid", w.inputs["x"]),
     "Silu": lambda w: w.op("Mul", w.inputs["x"], w.op("Sigmoid", w.inputs["x"])),
     "Unit": _unit,
 }

@@ -137,8 +137,8 @@ MEANINGS: dict[str, Callable[[Inputs, Attributes], Tensor]] = {
     "BitMatMul": _matmul,
     "BitAttention": _attention,
     "LayerNorm": lambda i, a: opaque.norm(i["x"], i.get("gain"), i.get("shift"), a["eps"]),
-    "Gelu": lambda i, a: opaque.gelu_node(i["x"], bool(a["tanh"])),
-    "Sigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
+    "BitGelu": lambda i, a: opaque.gelu_node(i["x"], bool(a["tanh"])),
+    "BitSigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
     "Silu": lambda i, a: opaque.silu_node(i["x"]),
     "Unit": lambda i, a: opaque.unit_node(i["x"], a["axis"], a["least"]),
 }

@@ -175,12 +175,12 @@ OPERATORS: dict[str, Operator] = {
             (Attribute("eps", "float", "added to the variance"),),
         ),
         Operator(
-            "Gelu",
+            "BitGelu",
             "GELU, by packed/gelu.py.",
             (Port("x", "real", "any"),),
             (Attribute("tanh", "int", "1: torch's approximation by tanh", 0),),
         ),
-        Operator("Sigmoid", "Sigmoid, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
+        Operator("BitSigmoid", "Sigmoid, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
         Operator("Silu", "SiLU, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
         Operator(
             "Unit",

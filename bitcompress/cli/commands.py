@@ -9,8 +9,9 @@ import click
 
 from bitcompress.cli import options as given
 from bitcompress.cli.bench import bench
+from bitcompress.cli.binarize import binarize
 from bitcompress.cli.group import Commands
-from bitcompress.errors import Unavailable, UsageError
+from bitcompress.errors import UsageError
 
 PATH = given.PATH
 
@@ -120,8 +121,8 @@ def inspect(model: Path, **options: Any) -> None:
 
 @main.command()
 @click.argument("folder", type=PATH)
-@click.option("--to", "backend", type=click.Choice(["onnx"]), required=True,
-              help="onnx: one file for ONNX Runtime.")  # fmt: skip
+@click.option("--to", "backend", type=click.Choice(["onnx", "tensorrt"]), required=True,
+              help="onnx: a file for ONNX Runtime; tensorrt: plugin and engine too.")  # fmt: skip
 @click.option("-o", "--output", type=PATH, metavar="FILE",
               help="File to write; model.onnx in FOLDER if not given.")  # fmt: skip
 @click.option("--portable", is_flag=True,
@@ -138,14 +139,14 @@ def export(backend: str, **options: Any) -> None:
 
     example = given.example(options.pop("inputs"))
     given.progress(options["quiet"], options.pop("no_progress"))
-    run_export(example=example, **options)
+    run_export(backend, example=example, **options)
 
 
 @main.command()
 @click.argument("folder", type=PATH)
 @click.argument("picture", type=PATH)
-@click.option("-o", "--output", required=True, type=PATH, metavar="PICTURE|DIR",
-              help="Picture to write; a folder if PICTURE is one.")  # fmt: skip
+@click.option("-o", "--output", type=PATH, metavar="PICTURE|DIR",
+              help="Picture to write; a folder if PICTURE is one. Classifiers print.")  # fmt: skip
 @click.option("--tile", type=click.IntRange(16), default=384, show_default=True,
               help="Side of a tile in pixels.")  # fmt: skip
 @click.option("--overlap", type=click.IntRange(0), default=48, show_default=True,
@@ -155,9 +156,10 @@ def export(backend: str, **options: Any) -> None:
 @given.packed_options
 @given.common_options
 def run(**options: Any) -> None:
-    """Enlarge PICTURE, or every picture of a folder, with the packed model in FOLDER.
+    """PICTURE, or every picture of a folder, through the packed model in FOLDER.
 
-    FOLDER may be an exported .onnx file.
+    Super-resolution enlarges it, segmentation and depth paint what they see, a classifier prints
+    the likeliest classes. FOLDER may be an exported .onnx file that enlarges.
     """
     from bitcompress.cli.pictures import run_pictures
 
@@ -255,10 +257,4 @@ def doctor(as_json: bool) -> None:
         shown.health(found)
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, metavar="[...]")
-def binarize(arguments: tuple[str, ...]) -> None:
-    """Not there yet: binary blocks for existing models."""
-    raise Unavailable(
-        "binarize is not there yet; `bitcompress quantize --bits 2` is the lowest width"
-    )
+main.add_command(binarize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import click
 from bitcompress.backends.export import NAME, export, target
 from bitcompress.cli import shown
 from bitcompress.cli.pictures import opened_folder
+from bitcompress.errors import Unavailable, UsageError
 
 
 def run_export(
+    backend: str,
     folder: Path,
     output: Path | None,
     *,
@@ -26,19 +29,35 @@ def run_export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """`bitcompress export --to onnx`."""
+    """`bitcompress export`."""
     place = target(output or folder / NAME, overwrite)
     loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
     stored = (folder / "model.safetensors").stat().st_size
-    report = export(
-        loaded, place, example, overwrite=overwrite, portable=portable,
-        progress=lambda stage: shown.note(stage, quiet or as_json),
-    )  # fmt: skip
+
+    def progress(stage: str) -> None:
+        shown.note(stage, quiet or as_json)
+
+    if backend == "tensorrt":
+        if portable:
+            raise UsageError("--portable is for --to onnx: TensorRT gets the packed operators")
+        report = _tensorrt().export_engine(loaded, place, example, overwrite=overwrite, progress=progress)
+    else:
+        report = export(
+            loaded, place, example, overwrite=overwrite, portable=portable, progress=progress
+        )
     report["packed_bytes"] = stored
     if as_json:
         shown.as_json(report)
         return
     click.echo(summary(report, place))
+
+
+def _tensorrt() -> Any:
+    """The backend of TensorRT. Raises: Unavailable where this bitcompress has none."""
+    try:
+        return import_module("bitcompress.backends.tensorrt")
+    except ImportError as error:
+        raise Unavailable("this bitcompress has no TensorRT backend: export --to onnx") from error
 
 
 def summary(report: dict[str, Any], place: Path) -> str:

@@ -46,7 +46,7 @@ class Commands(click.Group):
             _as_json(ctx, error.format_message(), error.exit_code, "UsageError")
             raise
         except (KeyboardInterrupt, click.Abort):
-            resumable = ctx.invoked_subcommand == "quantize"
+            resumable = ctx.invoked_subcommand in ("quantize", "binarize")
             go_on = "; run the same command with --resume to go on" if resumable else ""
             _fail(ctx, f"interrupted{go_on}", INTERRUPTED, "Interrupted")
         except BrokenPipeError:

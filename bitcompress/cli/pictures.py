@@ -15,6 +15,7 @@ from bitcompress.artifact import LoadedPacked, Source, describe, load
 from bitcompress.artifact.folder import MANIFEST, MODEL
 from bitcompress.backends.runner import OVERLAP, FileModel, Told
 from bitcompress.cli import shown
+from bitcompress.cli.binary_run import is_binary, run_task
 from bitcompress.cli.quantize import open_set
 from bitcompress.data.folders import PictureSet
 from bitcompress.data.images import SUFFIXES, check_target, read_image, write_image
@@ -27,6 +28,7 @@ from bitcompress.memory import keep_large_blocks
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
 from bitcompress.models.load import Loaded, load_model
+from bitcompress.models.targets import builder_of
 from bitcompress.tiles import run_picture
 
 
@@ -59,7 +61,7 @@ def opened_folder(
     source = Source.from_json(describe(folder)["source"])
     full = _float(folder, source, file, arch, unsafe)
     skeleton: nn.Module | None = None
-    if source.arch not in MODELS:
+    if builder_of(source.arch) is None:
         if full is not None:
             skeleton = full.model
         elif arch is not None:
@@ -83,7 +85,7 @@ def _needed(source: Source) -> str:
 def run_pictures(
     folder: Path,
     picture: Path,
-    output: Path,
+    output: Path | None,
     *,
     tile: int,
     overlap: int,
@@ -95,8 +97,14 @@ def run_pictures(
     progress: Any,
 ) -> None:
     """`bitcompress run`."""
-    jobs = _jobs(picture, output)
-    model, source = _enlarger(folder, float_file, arch, unsafe_pickle)
+    jobs = _jobs(picture, output) if output is not None else []
+    loaded, source = _runner(folder, float_file, arch, unsafe_pickle)
+    if source.scale is None and isinstance(loaded, LoadedPacked) and is_binary(loaded):
+        run_task(loaded, picture, jobs)
+        return
+    model = loaded.model if isinstance(loaded, LoadedPacked) else loaded
+    if output is None:
+        raise UsageError("give --output, the picture to write")
     if source.scale is None:
         raise UsageError(
             f"{folder} does not make pictures; use its model in Python: bitcompress.load"
@@ -123,15 +131,15 @@ def run_pictures(
     shown.left_out(skipped, quiet)
 
 
-def _enlarger(
+def _runner(
     folder: Path, file: Path | None, arch: str | None, unsafe: bool
-) -> tuple[nn.Module, Source | Told]:
+) -> tuple[LoadedPacked | FileModel, Source | Told]:
     """The model of a packed folder or of an exported file, and what it says of pictures."""
     if folder.suffix == ".onnx":
         exported = FileModel(folder)
         return exported, exported.told
     loaded, _ = opened_folder(folder, file, arch, unsafe)
-    return loaded.model, loaded.source
+    return loaded, loaded.source
 
 
 def _tiles(source: Source | Told, tile: int, overlap: int, limit: int) -> dict[str, int]:

@@ -20,7 +20,13 @@ from torch.nn.parameter import is_lazy
 from bitcompress.errors import CaptureError
 from bitcompress.graph.record import LAYERS, Inputs, Recording, record
 from bitcompress.graph.site import Site
-from bitcompress.graph.sites import changing_calls, fixed_heads, module_site, recorded_sites
+from bitcompress.graph.sites import (
+    Changing,
+    changing_calls,
+    fixed_heads,
+    module_site,
+    recorded_sites,
+)
 from bitcompress.graph.sizes import other_sizes
 
 
@@ -36,6 +42,8 @@ class Captured:
     tier: str
     """`recorded`, or `module` where no run could be recorded."""
     notes: tuple[str, ...] = field(default=())
+    changing: Changing = frozenset()
+    """Where calls of one kind are not the same ones in each run."""
 
     def site(self, name: str) -> Site:
         """The place of that name."""
@@ -161,10 +169,11 @@ def capture(net: nn.Module, example: Any, *, second_size: bool = True) -> Captur
     notes: list[str] = []
     second = _second_recording(net, inputs, notes) if second_size else None
     both = [first] if second is None else [first, second]
-    sites = recorded_sites(net, first, changing_calls(both))
+    changing = changing_calls(both)
+    sites = recorded_sites(net, first, changing)
     if second is not None:
         sites = fixed_heads(sites, second)
-    return Captured(net, inputs, first, tuple(sites), "recorded", tuple(notes))
+    return Captured(net, inputs, first, tuple(sites), "recorded", tuple(notes), changing)
 
 
 def capture_tree(net: nn.Module) -> Captured:

@@ -20,6 +20,7 @@ from bitcompress import native
 from bitcompress.errors import BitcompressError
 from bitcompress.graph.calls import Product, run_attention, run_einsum, run_matmul
 from bitcompress.graph.defer import Deferrals, Deferred, Fusions, computed
+from bitcompress.graph.pointwise import POINTWISE, run_pointwise
 from bitcompress.graph.reals import REALS
 from bitcompress.graph.scope import KINDS, Scopes, track
 
@@ -59,6 +60,8 @@ class Rewritten(nn.Module):
         self.on_codes = False
         """Whether what stands between layers is that of packed/ too (graph/reals.py)."""
         self._tracking = False
+        self.origins: Any = None
+        """What blocks stand for, until they are settled (blocks/student.py)."""
         self.programs: Any = None
         """What runs in place of the forward for sizes that came before (program/cache.py)."""
 
@@ -174,6 +177,10 @@ class _Interceptor(TorchFunctionMode):
     ) -> Any:
         kind = KINDS.get(func)
         kwargs = kwargs or {}
+        if kind is None and func in POINTWISE:
+            taken = self._taken_over(POINTWISE[func])
+            if taken is not None:
+                return run_pointwise(taken, func, args, kwargs)
         if kind is None:
             stand_in = REALS.get(func) if self.model.on_codes else None
             if stand_in is not None:
@@ -195,6 +202,14 @@ class _Interceptor(TorchFunctionMode):
         if kind in ("linear", "conv2d") and not _is_meant(modules[""], args, kwargs):
             return func(*args, **kwargs)
         return _run(kind, modules, self.deferrals, func, args, kwargs)
+
+    def _taken_over(self, kind: str) -> nn.Module | None:
+        """What stands at a call that multiplies nothing; None where it is the model's own."""
+        if self.scopes.mode is not self or not self.scopes.stack:
+            return None
+        frame = self.scopes.stack[-1]
+        parts = self.model.calls.get(Call(frame.owner, kind, frame.ordinal(kind)))
+        return None if parts is None else self.model.products[parts[""]]
 
     def _beside_waiting(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A function that is no product, while some product has not been computed yet."""
@@ -275,7 +290,8 @@ def _is_meant(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     Data may lead the forward another way, where the call of that number has another weight.
     """
     weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
-    return weight.is_meta and weight.shape == module.weight.shape
+    meant: Any = getattr(module, "stands_for", None) or module.weight.shape
+    return weight.is_meta and tuple(weight.shape) == tuple(meant)
 
 
 def tensor_at(net: nn.Module, name: str) -> Tensor:

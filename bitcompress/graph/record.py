@@ -26,9 +26,11 @@ from bitcompress.graph.arguments import (
     tensors_of,
     versions_of,
 )
+from bitcompress.graph.pointwise import MODULES, POINTWISE
 from bitcompress.graph.scope import (
     KINDS,
     OUTSIDE,
+    QUIET,
     UNSUPPORTED,
     Frame,
     Scopes,
@@ -52,6 +54,8 @@ class Recording:
     graph: fx.Graph
     calls: list[fx.Node] = field(default_factory=list)
     """Nodes that multiply, in order of execution."""
+    pointwise: list[fx.Node] = field(default_factory=list)
+    """Nodes that multiply nothing and may be taken over (graph/pointwise.py), likewise."""
     runs: list[str] = field(default_factory=list)
     """The module of each run of a forward; `run` in the meta of a node is its place here."""
 
@@ -124,8 +128,15 @@ class _Recorder(TorchFunctionMode):
                 odd=oddness(operands),
             )
             self.recording.calls.append(node)
+        elif func in POINTWISE:
+            self._note_pointwise(node, POINTWISE[func], frame)
         self._bind(out, node)
         return node
+
+    def _note_pointwise(self, node: fx.Node, kind: str, frame: Frame) -> None:
+        """Where a call that may be taken over stands: its owner, kind and ordinal."""
+        node.meta.update(pointwise=(frame.owner, kind, frame.ordinal(kind)), run=frame.number)
+        self.recording.pointwise.append(node)
 
     def note_module(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -151,6 +162,11 @@ class _Recorder(TorchFunctionMode):
             self.recording.runs.append(name)
             node.meta.update(kind=type(module).__name__, ordinal=0, run=run, odd=oddness(tensors))
             self.recording.calls.append(node)
+        elif type(module) in MODULES:
+            # What runs unwatched counts as a call of the module around it (graph/scope.py).
+            around = self.scopes.stack[-1] if self.scopes.stack else self.outside
+            frame = around if type(module) in QUIET else Frame(name)
+            self._note_pointwise(node, MODULES[type(module)], frame)
         self._bind(out, node)
 
     def enter(self, owner: str) -> None:

@@ -50,16 +50,23 @@ def changing_calls(recordings: Sequence[Recording]) -> Changing:
     seen: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for recording in recordings:
         runs: dict[tuple[int, str], list[str]] = {}
-        for node in recording.calls:
-            runs.setdefault((node.meta["run"], node.meta["kind"]), []).append(_gist(node))
+        for node in (*recording.calls, *recording.pointwise):
+            runs.setdefault((node.meta["run"], _kind(node)), []).append(_gist(node))
         for (run, kind), gists in runs.items():
             owner = recording.runs[run] if run >= 0 else OUTSIDE
             seen.setdefault((owner, kind), set()).add(tuple(gists))
     return frozenset(place for place, patterns in seen.items() if len(patterns) > 1)
 
 
+def _kind(node: fx.Node) -> str:
+    kind: str = node.meta["pointwise"][1] if "pointwise" in node.meta else node.meta["kind"]
+    return kind
+
+
 def _gist(node: fx.Node) -> str:
     """What tells one call from another of its kind: its weights, or who made its operands."""
+    if "pointwise" in node.meta:
+        return facts.producer(node.all_input_nodes[0]) if node.all_input_nodes else ""
     if "module" in node.meta:
         return ""
     if any(node.meta["weights"]):

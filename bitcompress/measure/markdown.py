@@ -18,7 +18,7 @@ def write_markdown(report: Mapping[str, Any]) -> str:
         _how(report),
         _size(report["size"]),
         _quality(report["quality"]),
-        _speed(report["speed"]),
+        speed_lines(report["speed"]),
         _left(report),
         _layers(report["layers"]),
         _runs(report.get("program", {})),
@@ -49,7 +49,7 @@ def _how(report: Mapping[str, Any]) -> list[str]:
             "towards that of the float model."
         )
     text.append(
-        f"Seed {report['seed']}; {_clock(spent)} and at most {peak:,.0f} MB of memory in all."
+        f"Seed {report['seed']}; {as_clock(spent)} and at most {peak:,.0f} MB of memory in all."
     )
     return [" ".join(text), ""]
 
@@ -85,24 +85,24 @@ def _quality(quality: Mapping[str, Any]) -> list[str]:
     ]
     keys = ("bicubic_psnr_y", "float_psnr_y", "packed_psnr_y", "drop_db")
     for name, figures in quality.items():
-        cells = [_number(figures.get(key)) for key in keys]
-        cells += [_number(figures.get(f"{who}_ssim_y"), 4) for who in ("float", "packed")]
-        cells.append(_number(figures.get("fidelity_psnr_y")))
-        lines.append(f"| {_cell(name)} | {figures['count']} | {' | '.join(cells)} |")
+        cells = [as_number(figures.get(key)) for key in keys]
+        cells += [as_number(figures.get(f"{who}_ssim_y"), 4) for who in ("float", "packed")]
+        cells.append(as_number(figures.get("fidelity_psnr_y")))
+        lines.append(f"| {as_cell(name)} | {figures['count']} | {' | '.join(cells)} |")
     lines += [
         "",
         "PSNR in dB and SSIM, both on the luma of the picture against the ground truth; `packed to "
         "float` is the PSNR between both models' pictures. Empty: nothing to compare with.",
     ]
     left_out = [
-        f"- left out of {_cell(name)}: {_cell(str(picture))}: {_cell(str(reason))}"
+        f"- left out of {as_cell(name)}: {as_cell(str(picture))}: {as_cell(str(reason))}"
         for name, figures in quality.items()
         for picture, reason in figures.get("skipped", [])
     ]
     return [*lines, "", *left_out, ""] if left_out else [*lines, ""]
 
 
-def _speed(speed: Mapping[str, Any]) -> list[str]:
+def speed_lines(speed: Mapping[str, Any]) -> list[str]:
     lines = ["## Speed", ""]
     if "packed_ms" not in speed:
         return [*lines, "Not measured.", ""]
@@ -117,7 +117,7 @@ def _speed(speed: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Best of {speed['repeats']} in turn, on {_threads(speed)}, input {shape}, "
+        f"Best of {speed['repeats']} in turn, on {threads_of(speed)}, input {shape}, "
         f"load of the machine {speed['load']:.2f}.",
         "",
     ]
@@ -158,9 +158,9 @@ def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         weight = "" if row["op"] == "matmul" else row["weight_bits"]
         lines.append(
-            f"| {_cell(row['name'])} | {row['op']} | {weight} | {row['act_bits']} | "
-            f"{row['state']} | {_number(row['sqnr_db'])} | {row['stored_bytes']:,} | "
-            f"{_cell(row['reason'])} |"
+            f"| {as_cell(row['name'])} | {row['op']} | {weight} | {row['act_bits']} | "
+            f"{row['state']} | {as_number(row['sqnr_db'])} | {row['stored_bytes']:,} | "
+            f"{as_cell(row['reason'])} |"
         )
     return [*lines, ""]
 
@@ -193,7 +193,7 @@ def _made(report: Mapping[str, Any]) -> list[str]:
     near = "are equal" if known is None or known == float("inf") else f"agree to {known:.1f} dB"
     lines += [
         "",
-        f"{machine['processor']}, {_threads(machine)}, native kernels: "
+        f"{machine['processor']}, {threads_of(machine)}, native kernels: "
         f"{machine['native']}; {versions}.",
         f"The outputs of the packed model and of its simulation in float {near}; "
         f"{100 * parity['changed_share']:.3f} % of the 8-bit values differ.",
@@ -220,21 +220,21 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
     return [note for note in report.get("notes", []) if note not in known]
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def as_number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _threads(figures: Mapping[str, Any]) -> str:
+def threads_of(figures: Mapping[str, Any]) -> str:
     number = figures["threads"]
     return f"{number} thread{'' if number == 1 else 's'}"
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
     """Text that does not break a table of Markdown."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _clock(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min"

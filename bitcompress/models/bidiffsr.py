@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bitcompress.errors import DataError, UsageError
+from bitcompress.models.diffusion import STEPS, linear_schedule
 from bitcompress.models.reshape import FUSIONS, RESAMPLERS, Conv, float_conv
 
 PAPER: dict[str, Any] = {
@@ -57,7 +58,7 @@ class TimeEmbedding(nn.Module):
         steps = torch.arange(self.waves, device=t.device, dtype=torch.float32)
         rates = torch.exp(steps * (-math.log(FIRST_PERIOD) / self.waves))
         angles = t.to(torch.float32)[:, None] * rates[None]
-        waves = torch.cat([angles.sin(), angles.cos()], 1).to(self.fc1.weight.dtype)
+        waves = torch.cat([angles.sin(), angles.cos()], 1).to(self.fc1.weight)
         return self.fc2(functional.silu(self.fc1(waves)))  # type: ignore[no-any-return]
 
 
@@ -117,12 +118,47 @@ class UpStep(nn.Module):
         return self.block(self.fusion(x, skip), embedding)  # type: ignore[no-any-return]
 
 
+class ResidualNoise(nn.Module):
+    """Noise as what a Gaussian around the condition explains, plus what a network adds to it.
+
+    Were the photograph y + spread * (standard normal), the noise in x = a x0 + s eps would be
+    s (x - a y) / (a^2 spread^2 + s^2) on average, with deviation a spread / sqrt(a^2 spread^2 +
+    s^2). The network gives the rest in units of that deviation, so that its target has one size at
+    all timesteps, and its error is never magnified in the estimate of the photograph.
+    Source: our own, after the preconditioning of EDM (Karras et al. 2022); no part of BI-DiffSR.
+    """
+
+    guess: Tensor
+    signal: Tensor
+    width: Tensor
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        kept = linear_schedule().kept
+        total = kept * spread**2 + (1 - kept)
+        tables = {
+            "signal": kept.sqrt(),
+            "guess": (1 - kept).sqrt() / total,
+            "width": spread * (kept / total).sqrt(),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def forward(self, said: Tensor, noisy: Tensor, condition: Tensor, t: Tensor) -> Tensor:
+        """Shapes: (N, 3, H, W) three times, (N,) -> (N, 3, H, W)."""
+        signal, guess, width = (
+            table[t].view(-1, 1, 1, 1) for table in (self.signal, self.guess, self.width)
+        )
+        return guess * (noisy - signal * condition) + width * said
+
+
 class BiDiffSR(nn.Module):
     """Predicts the noise in a noisy picture, given the enlarged low-resolution one and the step.
 
     `conv` builds the body convolutions; the decoder steps of the top `fp_levels` resolutions, head,
     tail, embeddings, norms and attention are float always. `fusion` and `resample` choose among
-    `FUSIONS` and `RESAMPLERS`; "cs" and "cp" are the paper's.
+    `FUSIONS` and `RESAMPLERS`; "cs" and "cp" are the paper's. With `spread`, a deviation, the
+    network learns what `ResidualNoise` leaves; None is the paper's.
 
     Shapes: (N, 3, H, W) twice, (N,) integers -> (N, 3, H, W); H and W divisible by `multiple`.
     Units: pixels in [0, 1]; timesteps 0 to T - 1, each sample its own.
@@ -131,7 +167,9 @@ class BiDiffSR(nn.Module):
     full-precision modules; the paper never runs such a network as a whole.
     """
 
+    task = "diffusion"
     image_range = 1.0
+    time_steps = STEPS
 
     def __init__(
         self,
@@ -144,6 +182,7 @@ class BiDiffSR(nn.Module):
         attention: bool = True,
         fusion: str = "cs",
         resample: str = "cp",
+        spread: float | None = None,
         conv: Conv = float_conv,
     ) -> None:
         super().__init__()
@@ -168,14 +207,19 @@ class BiDiffSR(nn.Module):
         self.attention = Attention(widths[-1], groups) if attention else nn.Identity()
         self.mid2 = block(widths[-1])
         self.up = nn.ModuleList()
+        kept = ["head", "tail", "time.*", "*.time"] + (["attention.*"] if attention else [])
         for level, width in reversed(list(enumerate(widths))):
             layer = float_conv if level < fp_levels else conv
             for _ in range(blocks + 1):
+                kept += [f"up.{len(self.up)}.*"] if level < fp_levels else []
                 self.up.append(UpStep(fuse(width, layer), block(width, layer)))
             if level:
                 self.up.append(up_layer(width, conv))
+        self.float_layers = tuple(kept)
+        """Wildcards of the layers that the paper keeps float: what a policy is to keep."""
         self.norm = nn.GroupNorm(groups, inner)
         self.tail = nn.Conv2d(inner, 3, 3, padding=1)
+        self.residual = None if spread is None else ResidualNoise(spread)
 
     def forward(self, noisy: Tensor, condition: Tensor, t: Tensor) -> Tensor:
         """Shapes: (N, 3, H, W), (N, 3, H, W), (N,) -> (N, 3, H, W).
@@ -192,7 +236,8 @@ class BiDiffSR(nn.Module):
         x = self.mid2(self.attention(self.mid1(x, embedding)), embedding)
         for step in self.up:
             x = step(x, skips.pop(), embedding) if isinstance(step, UpStep) else step(x)
-        return self.tail(functional.silu(self.norm(x)))  # type: ignore[no-any-return]
+        said = self.tail(functional.silu(self.norm(x)))
+        return said if self.residual is None else self.residual(said, noisy, condition, t)  # type: ignore[no-any-return]
 
     def _check_inputs(self, noisy: Tensor, condition: Tensor, t: Tensor) -> None:
         height, width = noisy.shape[-2:]

@@ -40,7 +40,12 @@ class Pyramid(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) -> as x."""
+        """Shapes: (B, C, H, W) -> as x. Raises: ShapeError for one picture in training."""
+        if self.training and len(x) == 1:
+            raise ShapeError(
+                "a dense network cannot be trained on one picture at a time, since it norms the "
+                "mean of each: give batches (and parts of them) of 2 or more"
+            )
         pooled = [
             resized(part(functional.adaptive_avg_pool2d(x, size)), x)
             for size, part in zip(BINS, self.parts, strict=True)

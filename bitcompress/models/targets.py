@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from bitcompress.errors import RecipeError
+from bitcompress.models import MODELS
 from bitcompress.models.bidiffsr import PAPER, TINY, BiDiffSR
 
 
@@ -20,6 +21,11 @@ TARGETS: dict[str, Callable[..., nn.Module]] = {
     "bidiffsr-tiny": _sized(BiDiffSR, TINY),
 }
 """Name -> a function of hyper-parameters that builds the float network."""
+
+
+def builder_of(arch: str) -> Callable[..., nn.Module] | None:
+    """What builds the network of that name, of `MODELS` or `TARGETS`; None for another name."""
+    return MODELS[arch].build if arch in MODELS else TARGETS.get(arch)
 
 
 def build_target(name: str, config: Mapping[str, Any] | None = None) -> nn.Module:

@@ -24,6 +24,7 @@ from bitcompress.packed import definition, ops
 from bitcompress.packed.dab import WORD
 from bitcompress.packed.norm import layer_norm
 from bitcompress.packed.stored import unpack
+from bitcompress.packed.tape import recorder
 from bitcompress.quant.sign import signs
 
 Pair = Sequence[int]
@@ -145,6 +146,14 @@ class TailStep:
 
 def leaky(z: Tensor, slope: Tensor) -> Tensor:
     """z * slope where z < 0: PReLU, as the native step has it."""
+    found = recorder()
+    if found is None:
+        return define_leaky(z, slope)
+    return found.step("leaky", None, (z, slope), lambda: define_leaky(z, slope))
+
+
+def define_leaky(z: Tensor, slope: Tensor) -> Tensor:
+    """The meaning of `leaky`."""
     return torch.where(z < 0, z * slope, z)
 
 

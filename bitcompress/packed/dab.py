@@ -1,7 +1,7 @@
 """What DAB's threshold and scale are, to the bit, for trained and packed layers alike.
 
-Means of a sample and channel are taken in float64 and rounded once to float32, so that neither
-layout nor threads show in them; everything after is float32 with one rounding an operation.
+Means of a sample and channel are those of packed/pixels.py, so that neither layout nor threads show
+in them; everything after is float32 with one rounding an operation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from bitcompress.packed.pixels import pixel_deviation, pixel_mean
 
 WORD = 32
 """Channels that share a scale in the mode `group`."""
@@ -50,12 +52,13 @@ def dab_bounds(x: Tensor, tables: DabTables) -> tuple[Tensor, Tensor | None]:
 def dab_means(x: Tensor, rough: bool = False, around: Tensor | None = None) -> Tensor:
     """The mean of x, or of |x - around|, over the places of each sample and channel.
 
-    rough: in float32, for training. Shapes: x (N, C, places), around (N, C). Returns: (N, C).
+    rough: in the order of torch, for training. Shapes: x (N, C, places), around (N, C). Returns:
+    (N, C).
     """
-    exact = x.float() if rough else x.double()
-    if around is not None:
-        exact = (exact - around.to(exact.dtype)[..., None]).abs_()
-    return exact.mean(2).float()
+    x = x.float()
+    if not rough:
+        return pixel_mean(x) if around is None else pixel_deviation(x, around)
+    return (x if around is None else (x - around[..., None]).abs_()).mean(2)
 
 
 def words_mean(apart: Tensor, mode: str) -> Tensor:

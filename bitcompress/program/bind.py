@@ -18,7 +18,9 @@ from bitcompress.layers import PackedConv2d
 from bitcompress.packed import ops, steps
 from bitcompress.packed.attention import ProductGrids, product_arguments
 from bitcompress.packed.gathered import Gathered
+from bitcompress.packed.group_norm import scale_natively
 from bitcompress.packed.layer import native_layer
+from bitcompress.packed.pixels import sum_natively
 from bitcompress.packed.unit import unit, unit_views
 from bitcompress.program.ir import Node
 from bitcompress.program.rules.steps import in_axis, out_axis
@@ -77,8 +79,10 @@ def _pitch(x: Tensor) -> int:
     return min(steps_, default=x.shape[-1])
 
 
-def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | None = None) -> Any:
-    """The native chain; None for no steps. kept: the rows that a `store` writes."""
+def _chain(
+    parts: tuple[RowStep, ...], operands: list[Tensor], rows: int, kept: Tensor | None = None
+) -> Any:
+    """The native chain on so many rows; None for no steps. kept: what a `store` writes."""
     if not parts:
         return None
     made: list[steps.Parts] = []
@@ -89,8 +93,9 @@ def _chain(parts: tuple[RowStep, ...], operands: list[Tensor], kept: Tensor | No
             made.append((steps.NUMBERS["store"], 0.0, None, None, kept, 1))
         elif part.operand > 0:
             x = operands[part.operand]
-            rows = x.reshape(1, -1) if part.reach == "channel" else x
-            made.append((steps.NUMBERS[part.kind], 0.0, rows, None, None, 1))
+            x = x.reshape(1, -1) if part.reach == "channel" else x
+            each = rows // x.shape[0] if part.reach == "sample" else 1
+            made.append((steps.NUMBERS[part.kind], 0.0, x, None, None, each))
         else:
             made.append((steps.NUMBERS[part.kind], part.value, None, None, None, 1))
     return _kernels().Chain(made)
@@ -106,9 +111,9 @@ def _layer(node: Node) -> Make:
 
         def rows(read: list[Tensor], outs: list[Tensor]) -> Run:
             kept = _rows(outs[0], to_axis)
-            chain = _chain((*spec.head, *spec.tail), read, kept)
-            to = _rows(outs[-1], to_axis)
-            return kernels.Rows(chain, _rows(read[0], x_axis), to, parts)  # type: ignore[no-any-return]
+            x, to = _rows(read[0], x_axis), _rows(outs[-1], to_axis)
+            chain = _chain((*spec.head, *spec.tail), read, len(x), kept)
+            return kernels.Rows(chain, x, to, parts)  # type: ignore[no-any-return]
 
         return rows
     module = spec.module
@@ -118,12 +123,13 @@ def _layer(node: Node) -> Make:
     def layer(read: list[Tensor], outs: list[Tensor]) -> Run:
         x, to = _rows(read[0], x_axis), _rows(outs[-1], to_axis)
         kept = _rows(outs[0], to_axis)
+        head = _chain(spec.head, read, len(x))
+        tail = _chain(spec.tail, read, len(to) // max(1, spec.shuffle) ** 2, kept)
         if isinstance(module, PackedConv2d):
             x = read[0].permute(0, 2, 3, 1)
             to = _pictures(to, _size(module, read[0], spec.shuffle))
         return kernels.LayerRun(  # type: ignore[no-any-return]
-            held, x, to, _chain(spec.head, read), _chain(spec.tail, read, kept),
-            parts, False, False, max(1, spec.shuffle),
+            held, x, to, head, tail, parts, False, False, max(1, spec.shuffle),
         )  # fmt: skip
 
     return layer
@@ -241,11 +247,49 @@ def _flat(x: Tensor) -> Tensor:
     return torch.as_strided(x, (x.numel(),), (1,), x.storage_offset())
 
 
+def _pixels(node: Node) -> Make:
+    kind = node.kind
+
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        def run(threads: int) -> None:
+            sum_natively(kind, read, outs[0], threads)
+
+        return run
+
+    return make
+
+
+def _group_scales(node: Node) -> Make:
+    groups, gain, shift, eps = node.target
+
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        def run(threads: int) -> None:
+            scale_natively(read[0], groups, gain, shift, eps, outs[0], outs[1], threads)
+
+        return run
+
+    return make
+
+
+def _hold(node: Node) -> Make:
+    def make(read: list[Tensor], outs: list[Tensor]) -> Run:
+        def run(threads: int) -> None:
+            outs[0].copy_(read[0])
+
+        return run
+
+    return make
+
+
 MAKERS: dict[str, Callable[[Node], Make]] = {
     "layer": _layer,
     "relayout": _relayout,
     "attention": _attention,
     "multiply": _multiply,
     "unit": _unit,
+    "pixel_mean": _pixels,
+    "pixel_deviation": _pixels,
+    "group_scales": _group_scales,
+    "hold": _hold,
 }
 """How each kind of native node is bound."""

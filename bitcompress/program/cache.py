@@ -76,12 +76,13 @@ class Programs:
         if reason:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
             return forward(*args, **kwargs)
-        key = (shape, tuple(map(_form, flat)), _twice(flat), *_surroundings())
+        inputs = [x for x in flat if isinstance(x, Tensor)] + self._shown(args, kwargs)
+        key = (shape, tuple(map(_form, (*flat, *inputs))), _twice(flat), *_surroundings())
         found = self._lookup(key)
         if isinstance(found, Made):
-            return self._run(key, found, flat, forward, args, kwargs)
+            return self._run(key, found, inputs, forward, args, kwargs)
         if found == ONCE:
-            return self._make(key, forward, flat, args, kwargs)
+            return self._make(key, forward, flat, inputs, args, kwargs)
         if found is None:
             self._keep(key, ONCE)
         return forward(*args, **kwargs)
@@ -120,12 +121,19 @@ class Programs:
             while len(self.found) > KEPT:
                 self.found.popitem(last=False)
 
+    def _shown(self, args: Any, kwargs: Any) -> list[Tensor]:
+        """What the clocks of the model show in this run: inputs that no argument is."""
+        state = self.state
+        assert state is not None
+        for reader in state.readers:
+            reader(self.model, args, kwargs)
+        return [clock.now for clock in state.clocks if clock.now is not None]
+
     def _run(
-        self, key: Any, made: Made, flat: list[Any], forward: Callable[..., Any], args: Any,
+        self, key: Any, made: Made, inputs: list[Tensor], forward: Callable[..., Any], args: Any,
         kwargs: Any,
     ) -> Any:  # fmt: skip
         """The output by a program; also by the model as long as the program is to be proved."""
-        inputs = [x for x in flat if isinstance(x, Tensor)]
         try:
             out = made.program.run(inputs)
         except Exception as error:  # what the model makes of it is for the model to say
@@ -146,10 +154,10 @@ class Programs:
         return own
 
     def _make(
-        self, key: Any, forward: Callable[..., Any], flat: list[Any], args: Any, kwargs: Any
-    ) -> Any:
+        self, key: Any, forward: Callable[..., Any], flat: list[Any], inputs: list[Tensor],
+        args: Any, kwargs: Any,
+    ) -> Any:  # fmt: skip
         """Run the model, record it, and keep a program if that gives the same bits."""
-        inputs = [x for x in flat if isinstance(x, Tensor)]
         record = Record(inputs)
         with record:
             out = forward(*args, **kwargs)

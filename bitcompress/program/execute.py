@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from bitcompress import native
 from bitcompress.packed.attention import AttendSpec, Term, attend
+from bitcompress.packed.binary import define_leaky
 from bitcompress.packed.gelu import gelu
+from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.norm import layer_norm
 from bitcompress.packed.sigmoid import sigmoid, silu
 from bitcompress.program import bind
@@ -52,7 +54,6 @@ class Program:
             self._add(node)
             self.labels += [label(node)] * (len(self.steps) - len(self.labels))
         self.results = [self._result(out) for out in graph.outputs]
-        self.labels += ["output"] * (len(self.steps) - len(self.labels))
         self.done = self._done()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Any] | None:
@@ -82,9 +83,11 @@ class Program:
             kept |= touched
         return done[::-1]
 
-    def _append(self, step: Step, touched: Iterable[int]) -> None:
+    def _append(self, step: Step, touched: Iterable[int], name: str = "") -> None:
         self.steps.append(step)
         self.touched.append(set(touched))
+        if name:
+            self.labels.append(name)
 
     def _slot(self, value: Value) -> int:
         """Where a value stands in the table."""
@@ -121,7 +124,7 @@ class Program:
             x = table[base]
             table[to] = torch.as_strided(x, shape, stride, x.storage_offset() + offset)
 
-        self._append(step, (base, to))
+        self._append(step, (base, to), "look")
 
     def _add(self, node: Node) -> None:
         if node.kind == "aten":
@@ -205,7 +208,7 @@ class Program:
                 table[to] = torch.empty_strided(shape, stride, dtype=table[slot].dtype)
                 bind.copier(table[slot], table[to])(threads)
 
-            self._append(step, (slot, to))
+            self._append(step, (slot, to), "turn")
         return self.slots[key]
 
     def _result(self, out: Any) -> tuple[int, Any]:
@@ -258,10 +261,22 @@ def _norm(target: tuple[bool, bool, float]) -> Callable[..., Tensor]:
     return run
 
 
+def _group_norm(target: tuple[int, bool, bool, float]) -> Callable[..., Tensor]:
+    groups, has_gain, has_shift, eps = target
+
+    def run(x: Tensor, *affine: Tensor) -> Tensor:
+        gain = affine[0] if has_gain else None
+        return group_norm(x, groups, gain, affine[-1] if has_shift else None, eps)
+
+    return run
+
+
 PLAIN: dict[str, Callable[[Any], Callable[..., Tensor]]] = {
     "attend": _attend,
     "call": lambda how: how,
     "norm": _norm,
+    "group_norm": _group_norm,
+    "leaky": lambda _: define_leaky,
     "gelu": lambda _: gelu,
     "gelu_tanh": lambda _: partial(gelu, approximate="tanh"),
     "sigmoid": lambda _: sigmoid,

@@ -154,7 +154,15 @@ def as_rows(rows: Rows, value: Value) -> Value:
         flat = torch.as_strided(value.const, shape, stride, value.const.storage_offset())
         return Value(shape, stride, 0, value.dtype, const=flat)
     owner = rows.owner
-    return Value(shape, stride, rows.offset, value.dtype, start=owner.start, root=owner)
+    return look_at(owner, shape, stride, rows.offset, value.dtype)
+
+
+def look_at(
+    owner: Value, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, dtype: torch.dtype
+) -> Value:
+    """A view of an owner's memory as it is laid out now, that a rule asks for."""
+    taped = None if owner.taped is None else stride
+    return Value(shape, stride, offset, dtype, start=owner.start, root=owner, taped=taped)
 
 
 @dataclass

@@ -11,7 +11,10 @@ from torch import Tensor
 from bitcompress.program.ir import Graph, Value
 
 ALIGN = 64
-NATIVE = ("layer", "attention", "relayout", "multiply", "unit")
+NATIVE = (
+    "layer", "attention", "relayout", "multiply", "unit", "pixel_mean", "pixel_deviation",
+    "group_scales", "hold",
+)  # fmt: skip
 """Kinds of nodes that write where they are told."""
 
 

@@ -16,6 +16,7 @@ from torch.nn.modules import module as all_modules
 from bitcompress import native
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.scope import foreign_hooks
+from bitcompress.layers.binary.clock import Clock, TimeReader
 
 Container = dict[Any, Any] | list[Any]
 
@@ -64,8 +65,15 @@ class State:
         self.containers: list[Container] = []
         held: dict[int, Tensor] = {}
         hooked = 0
+        self.clocks: list[Clock] = []
+        """What they show is an input of each run."""
+        self.readers = _readers(model.net) if isinstance(model, Rewritten) else []
+        """Hooks that set a clock from the arguments of the model: called before each run."""
         for name, module in model.named_modules():
             hooked += foreign_hooks(module) if module is not model else 0
+            if isinstance(module, Clock):
+                self.clocks.append(module)
+                continue
             for table in TABLES:
                 self._watch(f"{name}.{table}", module.__dict__[table])
             for table in (module._parameters, module._buffers):
@@ -78,6 +86,7 @@ class State:
                 if leaf not in OTHERS:
                     for t in self._inside(f"{name}.{leaf}", value, DEEPEST):
                         held[id(t)] = t
+        hooked -= len(self.readers)
         self._sort()
         self.tensors, self.owned = list(held.values()), frozenset(held)
         self.objection = "modules have hooks" if hooked else ""
@@ -139,6 +148,10 @@ class State:
             parts = vars(value).values()
         for part in list(parts):
             yield from self._inside(name, part, depth - 1)
+
+
+def _readers(net: nn.Module) -> list[TimeReader]:
+    return [hook for hook in net._forward_pre_hooks.values() if isinstance(hook, TimeReader)]
 
 
 def _is_foreign(value: Any) -> bool:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from bitcompress.recipe import files
 from bitcompress.recipe.files import SCHEMA_VERSION, Metadata, Part
 
-MethodName = Literal["xnor", "bnn", "dorefa", "irnet", "bireal", "reactnet", "bidense", "bidiffsr"]
+MethodName = Literal["bnn", "xnor", "bireal", "irnet", "reactnet", "bidense", "bidiffsr"]
 TaskName = Literal["auto", "classify", "sr", "segment", "depth", "diffusion"]
 
 
@@ -34,12 +34,17 @@ class Blocks(Part):
     """Layers that stay float: shell wildcards of names."""
     first_last: Literal["float", "binary"] = "float"
     """What meets the input and what makes the output."""
+    depthwise: bool = False
+    """Whether layers with one channel a group become blocks too."""
+    shortcut: Literal["auto", "always", "never"] = "auto"
+    """auto: none where the model's own residual ends at the layer."""
     min_channels: int = Field(default=16, ge=1)
-    """Layers of fewer input channels stay float."""
+    """Layers with fewer channels on either side stay float."""
     fp_tail_levels: int = Field(default=0, ge=0)
     """How many of the largest resolutions on the way up of a UNet stay float."""
-    dab_scale: Literal["tensor", "group", "channel"] = "tensor"
+    dab_scale: Literal["none", "tensor", "group", "channel"] = "tensor"
     norm: Literal["auto", "batch", "affine", "none"] = "auto"
+    """Of blocks whose layer has no batch norm; auto: batch where the model has any, else affine."""
     reshape: bool = False
     """Whether resampling and concatenation become CP-Down, CP-Up, CS-Fusion where shapes allow."""
 
@@ -55,37 +60,38 @@ class Data(Part):
     """What the student learns on."""
 
     task: TaskName = "auto"
-    patch: int = Field(default=64, ge=8)
-    """Side of a training patch of what the model makes, in pixels."""
+    """What the model is for; told from the model and the data where this is auto."""
     scale: int | None = Field(default=None, ge=1, le=8)
-    """Enlargement of a super-resolution target of the recipe's own."""
-    hold_out: int = Field(default=8, ge=2)
-    """Without data to score, every so manieth file is kept from training and scored."""
+    """Enlargement, where the model does not say it."""
+    options: dict[str, Any] = {}
+    """Arguments of the task, e.g. patch; a task refuses those that it does not have."""
 
 
-class Stage(Part):
+class Stages(Part):
     """Two-stage training: binary activations first, weights real; then both binary."""
 
     first_share: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Distill(Part):
-    """What is learnt from the float model."""
+    """What is learnt from the float model beside the data."""
 
-    weight: float = Field(default=0.0, ge=0)
-    """Of the float model's answer beside the data's own."""
-    temperature: float = Field(default=1.0, gt=0)
-    features: float = Field(default=0.0, ge=0)
-    """Of the features behind each block; 0 is off."""
+    share: float | None = Field(default=None, ge=0, le=1)
+    """Of the loss; 0: no teacher, null: what the task is best with."""
+    temperature: float | None = Field(default=None, gt=0)
+    """By which a classifier's answers are softened; null: the task's own."""
 
 
 class Gpd(Part):
     """Gap-preserving distillation: a wider teacher grown from the student learns beside it."""
 
     enabled: bool = False
-    expand: int = Field(default=2, ge=1, le=8)
-    branches: int = Field(default=1, ge=1, le=6)
-    weight: float = Field(default=1.0, ge=0)
+    ratio: int = Field(default=2, ge=1, le=4)
+    """Copies side by side; a step costs 1 + ratio^2 steps of the student. 1: branches alone."""
+    branches: bool = True
+    """Whether kernels learn as several that merge in the end."""
+    weight: float = Field(default=3.0, ge=0)
+    """Of imitating the grown teacher."""
 
 
 class BinaryTrain(Part):
@@ -95,6 +101,8 @@ class BinaryTrain(Part):
     """From the float model's weights, or from random ones."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-3, gt=0)
+    rates: dict[str, float] = {}
+    """Factors on the learning rate of parameters, by shell wildcards of their names."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["cosine", "linear", "constant", "onecycle"] = "cosine"
@@ -106,7 +114,7 @@ class BinaryTrain(Part):
     ema: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(default=0.0, ge=0)
     """The largest norm of all gradients; 0 is off."""
-    stages: Stage = Stage()
+    stages: Stages = Stages()
     distill: Distill = Distill()
     gpd: Gpd = Gpd()
     settle_batches: int = Field(default=4, ge=1)

@@ -11,6 +11,7 @@ from bitcompress.tasks.base import Batch, Request, Task
 from bitcompress.tasks.choose import chosen
 from bitcompress.tasks.classify import Classify, open_classify
 from bitcompress.tasks.depth import Depth, open_depth
+from bitcompress.tasks.diffusion import Diffusion, open_diffusion
 from bitcompress.tasks.segment import Segment, open_segment
 from bitcompress.tasks.sr import SuperResolution, open_sr
 
@@ -19,6 +20,7 @@ TASKS: dict[str, Callable[[Request], Task]] = {
     "depth": open_depth,
     "segment": open_segment,
     "sr": open_sr,
+    "diffusion": open_diffusion,
 }
 
 
@@ -36,6 +38,7 @@ __all__ = [
     "Batch",
     "Classify",
     "Depth",
+    "Diffusion",
     "Request",
     "Segment",
     "SuperResolution",

@@ -19,6 +19,7 @@ from bitcompress.data.resize import imresize
 from bitcompress.errors import DataError, UsageError
 from bitcompress.tasks.base import Pixels, device_of, evaluating, only_tensor
 from bitcompress.tasks.dense import checked, planes
+from bitcompress.tasks.sample import enlarged, sampler_from
 from bitcompress.tiles import run_picture
 
 TOP = 5
@@ -112,9 +113,15 @@ def _sr(config: Mapping[str, Any], model: nn.Module, pixels: Pixels) -> Applied:
     return Applied(picture=made)
 
 
+def _diffusion(config: Mapping[str, Any], model: nn.Module, pixels: Pixels) -> Applied:
+    with evaluating(model):
+        return Applied(picture=enlarged(sampler_from(config, model), pixels))
+
+
 APPLY: dict[str, Callable[[Mapping[str, Any], nn.Module, Pixels], Applied]] = {
     "classify": _classify,
     "segment": _segment,
     "depth": _depth,
     "sr": _sr,
+    "diffusion": _diffusion,
 }

@@ -105,11 +105,9 @@ def shared_out(batch: int, micro: int | None, make: Callable[[int, Indices], Bat
 
     def source(step: int, process: int, processes: int) -> list[tuple[float, Batch]]:
         places, weight = share_of(batch, process, processes)
-        part = micro or len(places)
-        return [
-            (weight * len(places[at : at + part]) / len(places), make(step, places[at : at + part]))
-            for at in range(0, len(places), part)
-        ]
+        # Parts of even size: a part of one sample would upset batch norms.
+        parts = np.array_split(places, -(-len(places) // (micro or len(places))))
+        return [(weight * len(part) / len(places), make(step, part)) for part in parts]
 
     return source
 

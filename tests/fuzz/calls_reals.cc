@@ -50,6 +50,23 @@ void mapped(Input& in) {
   });
 }
 
+// What files hold, and the grids that follow.
+void stored(Input& in) {
+  const int64_t n = in.size(0, 250), length = in.size(0, 90);
+  const int which = in.byte() % 3, bits = in.small(0, 9);
+  const Memory<float> x = reals(in, elements({n}), -9, 9), out(in, elements({n}));
+  at_two_levels(in, out, [&] {
+    if (which == 0) {
+      const std::vector<uint16_t> half(static_cast<size_t>(std::clamp<int64_t>(n, 0, 1 << 16)),
+                                       static_cast<uint16_t>(length * 677));
+      return bc_widen(half.data(), std::min<int64_t>(n, 1 << 16), out.get());
+    }
+    if (which == 1)
+      return bc_channel_grid(0.3f, -1.0f, x.get(), x.get(), n, out.get(), x.get() ? out.get() : nullptr);
+    return bc_length_grid(length, bits, in.byte() % 2, length / 2, 0, out.get(), out.get());
+  });
+}
+
 void softmax(Input& in) {
   const int64_t rows = in.size(0, 20), n = in.size(0, 90);
   const int bits = in.small(1, 8), threads = in.small(1, 3);
@@ -63,7 +80,8 @@ void softmax(Input& in) {
 // Pictures that end where their pixels do.
 void pixels(Input& in) {
   bc_pixels p{};
-  p.images = in.size(0, 3), p.pixels = in.size(0, 40) * (in.once_in(3) ? 16 : 1);
+  p.images = in.size(0, 3), p.pixels = in.size(0, 40);
+  if (in.once_in(3) && p.pixels > 0 && p.pixels < kMost) p.pixels *= 16;
   p.channels = in.size(0, 24), p.order = in.small(0, 1), p.pitch = pitch_of(in, p.channels);
   const int threads = in.small(1, 3);
   const int64_t rows = elements({p.images, p.pixels});

@@ -41,7 +41,7 @@ class Chain {
       s.row = in.once_in(2) ? in.size(0, 60) : 0;
       s.column = in.once_in(2) ? 1 : in.size(0, 3);
       s.each = in.once_in(2) ? in.size(0, 30) : 0;
-      const bool shares = s.each > 1 && s.each < kMost;
+      const bool shares = s.each > 1 && s.each < kMost && rows > 0 && rows < kMost;
       const int64_t operands = shares ? (rows + s.each - 1) / s.each : rows;
       const int64_t one = spread(channels, s.column, 1);
       s.data = keep(reals(in, one < 0 ? -1 : spread(operands, s.row, one), -1, 1));

@@ -122,6 +122,8 @@ def test_a_state_dict_tells_its_sizes(head: dict[str, float], name: str) -> None
 
 
 def test_what_it_refuses() -> None:
+    with pytest.raises(ShapeError, match="on one picture at a time"):
+        small(classes=2)(torch.rand(1, 3, 32, 32))
     with pytest.raises(ShapeError, match="a picture of 40x31 is too small"):
         small(classes=2)(torch.rand(1, 3, 31, 40))
     for head in ({}, {"classes": 2, "max_depth": 1.0}):

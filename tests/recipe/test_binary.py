@@ -41,7 +41,7 @@ def test_the_kinds_share_no_name_and_both_are_listed() -> None:
         (with_(data={"tasks": "sr"}), "data.tasks", "task"),
         (with_(train={"stepz": 3}), "train.stepz", "steps"),
         (with_(train={"stages": {"first": 0.5}}), "train.stages.first", "first_share"),
-        (with_(train={"gpd": {"expands": 2}}), "train.gpd.expands", "expand"),
+        (with_(train={"gpd": {"ratios": 2}}), "train.gpd.ratios", "ratio"),
         (with_(target={"model": "a", "confg": {}}), "target.confg", "config"),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_unknown_word_names_the_nearest(data: dict[str, Any], where: str, nea
     [
         {"schema_version": 2}, {"train": {"lr": 0}}, {"train": {"ema": 1.0}},
         {"train": {"stages": {"first_share": 1}}}, {"blocks": {"time_groups": 0}},
-        {"data": {"patch": 4}}, {"metadata": {}}, {"blocks": {"time_arg": "t"}},
+        {"train": {"distill": {"share": 2}}}, {"metadata": {}}, {"blocks": {"time_arg": "t"}},
     ],
 )  # fmt: skip
 def test_impossible_values(change: dict[str, Any]) -> None:

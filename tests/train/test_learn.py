@@ -173,6 +173,34 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path, change: dict[st
         Run().learn(config=other, folder=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change", [{"lr": 0.01}, {"weight_decay": 0.0}, {"rates": (("0.*", 0.5),)}]
+)
+def test_resuming_with_other_rates_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    Run().learn(folder=tmp_path)
+    with pytest.raises(LoadError, match="another model, recipe, data or seed"):
+        Run().learn(config=replace(CONFIG, **change), folder=tmp_path, resume=True)
+    with pytest.raises(LoadError, match="another model, recipe, data or seed"):
+        Run().learn(stages=[], folder=tmp_path, resume=True)
+
+
+def test_pictures_lie_as_asked() -> None:
+    net = nn.Conv2d(3, 3, 3)
+    seen: list[bool] = []
+
+    def loss(inputs: tuple[Tensor, Tensor]) -> Tensor:
+        seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        assert inputs[1].dim() == 1
+        return net(inputs[0]).square().mean()
+
+    def source(step: int, process: int, processes: int) -> list[tuple[float, Any]]:
+        return [(1.0, (torch.ones(2, 3, 5, 5), torch.ones(2)))]
+
+    learn(net, loss, source, LearnConfig(FitConfig(steps=1), channels_last=True))
+    learn(net, loss, source, LearnConfig(FitConfig(steps=1)))
+    assert seen == [True, False]
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     Run().learn(folder=tmp_path)
     other = nn.Linear(5, 5)
@@ -272,7 +300,7 @@ def test_curves_without_tensorboard_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(Unavailable, match="pip install tensorboard"):
+    with pytest.raises(Unavailable, match="bitcompress\\[curves\\]"):
         Run().learn(config=replace(CONFIG, curves=tmp_path))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bitcompress.errors import DataError, UsageError
+from bitcompress.packed.tape import recorder
 
 KINDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -94,20 +95,22 @@ class Clock(nn.Module):
                 f"{type(model).__name__}.forward has no argument {argument!r}: "
                 f"it has {', '.join(names) or 'none'}"
             )
-        return _Reader(self, argument, names.index(argument))
+        return TimeReader(self, argument, names.index(argument))
 
     def extra_repr(self) -> str:
         """Groups and steps, for print(model)."""
         return f"groups={self.groups}, steps={self.steps}"
 
 
-class _Reader:
+class TimeReader:
     """The hook: a class, so that a model with it can be copied and stored."""
 
     def __init__(self, clock: Clock, argument: str, place: int) -> None:
         self.clock, self.argument, self.place = clock, argument, place
 
     def __call__(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if recorder() is not None:
+            return  # who writes a run down has set the clock before it
         if self.argument in named:
             self.clock.set(named[self.argument])
         elif self.place < len(given):

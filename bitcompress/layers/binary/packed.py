@@ -19,6 +19,7 @@ from bitcompress.layers.binary.clock import Clock
 from bitcompress.layers.binary.form import Field, PackedForm, TailForm
 from bitcompress.layers.binary.shortcuts import Shortcut
 from bitcompress.layers.binary.thresholds import DAB, Cut, Threshold, picked
+from bitcompress.layers.binary.twin import bordered, runs_natively, twin_of
 from bitcompress.layers.geometry import ConvGeometry, pad_for
 from bitcompress.packed.binary import (
     TailStep,
@@ -244,6 +245,33 @@ class PackedBlock(nn.Module):
 
     def scaled(self, x: Tensor, cut: Cut) -> Tensor:
         """The scaled sums of pictures, or of tokens, that are cut there."""
+        if self.scaling is not Scaling.WORD and runs_natively(x):
+            z = self._by_twin(x, cut.theta)
+        else:
+            z = self._by_operator(x, cut)
+        if self.scaling is Scaling.SAMPLE:
+            assert cut.scale is not None
+            z = sample_scaled(z, cut.scale, self.axis)
+        return z
+
+    def _by_twin(self, x: Tensor, theta: Tensor) -> Tensor:
+        """The sums by a packed layer. A threshold of each sample is taken off x before: rounding
+        keeps which of two numbers is the larger."""
+        fixed = self.threshold.theta if theta.dim() == 1 else None
+        tokens = self.axis == TOKENS
+        if not tokens:
+            x = pad_for(x, self.geometry)
+        if fixed is None:
+            x = x - along(theta, x.dim(), self.axis)
+        look = None
+        if not tokens:
+            x, look = bordered(x, self.geometry, self.pad_value)
+        twin = twin_of(self, self.codes, self.weight_shape, self.scale, fixed, look)
+        y: Tensor = twin(x)
+        return y if tokens else self.geometry.placed(y)
+
+    def _by_operator(self, x: Tensor, cut: Cut) -> Tensor:
+        """The sums by one opaque operator, for gradients, capture and export."""
         theta = cut.theta if cut.theta.dim() == 2 else cut.theta[None]
         g = self.geometry
         seen = as_pixels(x) if self.axis == TOKENS else pad_for(x, g)
@@ -252,8 +280,4 @@ class PackedBlock(nn.Module):
             seen, theta, words, self.codes, self.weight_shape, self.scale,
             g.stride, g.padding, g.dilation, g.groups, self.pad_value,
         )  # fmt: skip
-        z = as_tokens(z, x) if self.axis == TOKENS else g.placed(z)
-        if self.scaling is Scaling.SAMPLE:
-            assert cut.scale is not None
-            z = sample_scaled(z, cut.scale, self.axis)
-        return z
+        return as_tokens(z, x) if self.axis == TOKENS else g.placed(z)

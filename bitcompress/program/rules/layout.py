@@ -23,7 +23,7 @@ FOLLOW = frozenset(
     }
 )  # fmt: skip
 """Operators of torch that give the same numbers in any layout, and keep the one they are given."""
-ALIKE = frozenset({"gelu", "gelu_tanh", "sigmoid", "silu"})
+ALIKE = frozenset({"gelu", "gelu_tanh", "sigmoid", "silu", "leaky"})
 """Operators of ours that do."""
 
 
@@ -59,7 +59,8 @@ def channels_last(graph: Graph) -> None:
     for node in graph.nodes:
         ours = node.kind == "conv2d" or node.kind in ALIKE
         follows = node.kind == "aten" and node.target in FOLLOW
-        if node.kind == "conv2d" or ((ours or follows) and _beside_last(node)):
+        beside = (ours or follows) and (_beside_last(node) or _before_packed(graph, node))
+        if node.kind == "conv2d" or beside:
             swapped = {
                 id(v): turn(v)
                 for v in node.inputs()
@@ -97,13 +98,30 @@ def _look_again(node: Node) -> None:
         out.offset = x.offset + int(look.storage_offset())
 
 
+def _before_packed(graph: Graph, node: Node) -> bool:
+    """Whether a packed convolution reads a node's pictures, changed number by number at most."""
+    if len(node.outs) != 1 or len(node.out.shape) != 4 or node.kind == "conv2d":
+        return False
+    if not _small_others(node):
+        return False
+    for user in node.out.users:
+        steps = user.kind in ALIKE or (user.kind == "aten" and user.target in FOLLOW)
+        if user.kind == "conv2d" or (steps and _before_packed(graph, user)):
+            return True
+    return False
+
+
 def _beside_last(node: Node) -> bool:
     """Whether one of a node's pictures has been laid out with channels last."""
-    read = list(node.inputs())
-    pictures = [v for v in read if len(v.shape) == 4]
+    pictures = [v for v in node.inputs() if len(v.shape) == 4]
     if not any(
         v.taped is not None or (v.node is not None and v.node.kind == "relayout") for v in pictures
     ):
         return False
-    others = [v for v in read if v.shape != node.out.shape and v not in pictures]
-    return all(v.const is not None or v.numel == 1 for v in others) and len(node.outs) == 1
+    return _small_others(node) and len(node.outs) == 1
+
+
+def _small_others(node: Node) -> bool:
+    """Whether all that a node reads beside pictures is constant, or one number."""
+    others = [v for v in node.inputs() if v.shape != node.out.shape and len(v.shape) != 4]
+    return all(v.const is not None or v.numel == 1 for v in others)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bitcompress.program.ir import Graph, Node, Rows, Value, as_rows, channel_axis, rows_of
+from bitcompress.program.ir import Graph, Node, Rows, Value, as_rows, channel_axis, look_at, rows_of
 from bitcompress.program.moves import is_dense, uses
 from bitcompress.program.rules.layout import last_strides
 from bitcompress.program.spec import LayerSpec, RowStep
@@ -20,6 +20,7 @@ aten = torch.ops.aten
 
 UNARY = {
     aten.relu.default: "relu", "gelu": "gelu", "gelu_tanh": "gelu_tanh", "sigmoid": "sigmoid",
+    "silu": "silu",
 }  # fmt: skip
 SMALLEST = 4096
 """Values of fewer numbers are left to torch."""
@@ -251,6 +252,8 @@ def _step(node: Node, x: Value) -> _Read | None:
     if target == aten.leaky_relu.default:
         return _Read("leaky", x, value=float(node.args[1]) if len(node.args) > 1 else 0.01)
     if target == aten._prelu_kernel.default and node.args[0] is x:
+        return _Read("prelu", x, node.args[1])
+    if target == "leaky" and node.args[0] is x:
         return _Read("leaky", x, node.args[1])
     if target in BINARY and not node.kwargs and len(node.args) == 2:
         left, right = node.args
@@ -277,6 +280,10 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
     single = all(n == 1 for i, n in enumerate(shape) if i != axis)
     if not each and shape[axis] == rows.channels and single:
         return other, "channel" if is_dense(other.owner) else None
+    if not each and single and shape[axis] == 1 and shape[0] == read.x.shape[0] == 1:
+        return _of_samples(other, axis, shape)
+    if not each and _by_sample(shape, read.x.shape, axis) and _samples_first(rows, shape[0]):
+        return _of_samples(other, axis, shape)
     alike = all(n == read.x.shape[i] for i, n in enumerate(shape) if i != axis)
     if each or (alike and shape[axis] == 1 and len(shape) == len(other.shape)):
         theirs = rows_of(other, axis)
@@ -284,6 +291,29 @@ def _operand(read: _Read, rows: Rows, axis: int) -> tuple[Any, str | None]:
             return None, None
         return as_rows(theirs, other), "whole" if each else "row"
     return None, None
+
+
+def _by_sample(shape: tuple[int, ...], x: tuple[int, ...], axis: int) -> bool:
+    """Whether an operand has one number, or one a channel, for each picture of a batch."""
+    rest = all(n == 1 for i, n in enumerate(shape) if i not in (0, axis))
+    return axis != 0 and rest and shape[0] == x[0] and shape[axis] in (1, x[axis])
+
+
+def _samples_first(rows: Rows, samples: int) -> bool:
+    """Whether the rows of one picture stand together."""
+    return any(
+        number == 0 and size == samples and step * samples == rows.rows
+        for number, size, step in rows.order
+    )
+
+
+def _of_samples(other: Value, axis: int, shape: tuple[int, ...]) -> tuple[Value | None, str | None]:
+    if len(shape) != len(other.shape):
+        return None, None
+    theirs = rows_of(other, axis)
+    if theirs is None:
+        return None, None
+    return as_rows(theirs, other), "sample"
 
 
 def take_heads(graph: Graph) -> None:
@@ -301,10 +331,8 @@ def take_heads(graph: Graph) -> None:
         if before is None or after is None or before.order != after.order:
             continue
         for user, seen in readers:
-            view = Value(
-                seen.shape, _spread(seen, in_axis(user), after, before), before.offset,
-                seen.dtype, start=source.owner.start, root=source.owner,
-            )  # fmt: skip
+            stride = _spread(seen, in_axis(user), after, before)
+            view = look_at(source.owner, seen.shape, stride, before.offset, seen.dtype)
             graph.unlink(user)
             _put_before(user, node, view)
             graph.relink(user)

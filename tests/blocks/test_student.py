@@ -1,0 +1,160 @@
+"""Models of many makes as students of binary blocks: laws that hold for each, whatever it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bitcompress.blocks import (
+    BlockPolicy,
+    PreparedBlocks,
+    blocks_of,
+    insert_blocks,
+    pack_blocks,
+    prepare_binary,
+    settle,
+)
+from bitcompress.errors import NotPackable, RecipeError, UsageError
+from bitcompress.graph.arguments import tensors_of
+from bitcompress.graph.capture import as_inputs
+from bitcompress.layers.binary import METHODS, PackedBlock
+
+from ..makes import MAKES, Make, made
+
+USERS = [name for name in METHODS if name not in ("bidense-tokens", "bidiffsr-cfb")]
+
+
+def run(model: nn.Module, example: Any) -> list[torch.Tensor]:
+    args, kwargs = as_inputs(example)
+    with torch.no_grad():
+        return tensors_of(model(*args, **kwargs))
+
+
+def prepared(model: Make, method: str = "reactnet", **choice: Any) -> PreparedBlocks:
+    choice = {"min_channels": 16, "reshape": method == "bidiffsr", **choice}
+    return prepare_binary(model.net, model.example, BlockPolicy(method, **choice))
+
+
+@pytest.mark.parametrize("method", ["reactnet", "bidense", "bidiffsr", "xnor"])
+@pytest.mark.parametrize("name", MAKES)
+def test_any_make_becomes_a_student_that_packs_to_the_same_bits(name: str, method: str) -> None:
+    model = made(name)
+    state = {k: v.clone() for k, v in model.net.state_dict().items()}
+    wanted = run(model.net, model.example)
+    plan = prepared(model, method)
+    assert any(p.keep == "packed" for p in plan.plans)
+    for each in plan.plans:
+        assert each.became if each.keep == "packed" else each.reason, each.site.name
+        assert each.row()["state"] == each.keep
+    student = insert_blocks(plan)
+    settled = settle(student, [model.example])
+    assert settled.explained and all(share <= 1 for share in settled.explained.values())
+    trained = run(student, model.example)
+    assert [t.shape for t in trained] == [t.shape for t in wanted]
+    assert all(bool(torch.isfinite(t).all()) for t in trained)
+    # It starts near its float model: no further than a multiple of what that varies.
+    for one, other in zip(trained, wanted, strict=True):
+        assert float((one - other).square().mean()) < 4 * float(other.var())
+    parity = pack_blocks(student, model.example)
+    assert parity is not None and parity.psnr_db == float("inf")
+    assert all(map(torch.equal, run(student, model.example), trained))
+    assert not blocks_of(student)
+    packed = [m for m in student.modules() if isinstance(m, PackedBlock)]
+    assert packed
+    assert all(torch.equal(state[k], v) for k, v in model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("method", USERS)
+def test_each_method_trains(method: str) -> None:
+    model = made("edsr")
+    student = insert_blocks(prepared(model, method))
+    settle(student, [model.example, model.example])
+    target = run(model.net, model.example)[0]
+    optimizer = torch.optim.Adam(student.parameters(), lr=2e-3)
+    losses = []
+    student.train()
+    for _ in range(12):
+        loss = (student(model.example) - target).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    for name, block in blocks_of(student).items():
+        grad = block.core.weight.grad
+        assert grad is not None and bool(torch.isfinite(grad).all()), name
+    trained = run(student.eval(), model.example)[0]
+    pack_blocks(student)
+    assert torch.equal(run(student, model.example)[0], trained)
+
+
+def test_from_scratch_only_gains_are_set() -> None:
+    model = made("rlfn")
+    student = insert_blocks(prepared(model, start="scratch"))
+    settled = settle(student, [model.example], trained=False)
+    assert not settled.explained
+    for block in blocks_of(student).values():
+        gain = block.threshold.gain
+        assert not bool(block.threshold.bias.any())
+        assert bool((gain == gain[0]).all()) and float(gain.log2().frac().abs().max()) == 0
+        assert float(gain[0]) < 1  # features of 0 to 255
+
+
+def test_timesteps_choose_rows_in_mixed_batches() -> None:
+    model = made("unet")
+    student = insert_blocks(prepared(model, "bidiffsr", time_groups=5, reshape=True))
+    settle(student, [model.example])
+    for block in blocks_of(student).values():
+        with torch.no_grad():
+            block.threshold.bias.add_(torch.randn_like(block.threshold.bias))
+    x, t = model.example["x"], model.example["timestep"]
+    both = run(student, model.example)[0]
+    each = [run(student, (x[i : i + 1], t[i : i + 1]))[0] for i in range(2)]
+    assert torch.allclose(both, torch.cat(each), atol=1e-5)
+    swapped = run(student, (x, t.flip(0)))[0]
+    assert not torch.allclose(both, swapped)
+    copied = copy.deepcopy(student)
+    assert torch.equal(run(copied, model.example)[0], both)
+    pack_blocks(student)
+    assert torch.equal(run(student, model.example)[0], both)
+    with pytest.raises(UsageError, match="out of range"):
+        student(x, torch.tensor([3, 100]))
+    with pytest.raises(UsageError, match="whole numbers"):
+        student(x, timestep=t.float())
+
+
+def test_a_shared_layer_is_one_block() -> None:
+    student = insert_blocks(prepared(made("shared")))
+    assert len(blocks_of(student)) == 1
+    assert student.net.smooth is student.net.again
+
+
+def test_what_cannot_be_is_refused() -> None:
+    model = made("resnet")
+    with pytest.raises(RecipeError, match="no timestep among its arguments"):
+        prepared(model, "bidiffsr", time_groups=5)
+    with pytest.raises(RecipeError, match="has no argument 'sigma'"):
+        prepared(model, "bidiffsr", time_groups=5, time_arg="sigma")
+    with pytest.raises(RecipeError, match="no tables for 5 time groups"):
+        prepared(model, "reactnet", time_groups=5)
+    with pytest.raises(RecipeError, match="it is one of"):
+        prepared(model, "binary")
+    with pytest.raises(RecipeError, match="matches none .* nearest name: 'conv"):
+        prepared(model, keep=("convl",))
+    with pytest.raises(NotPackable, match="no layer becomes a block: .* fewer than 999"):
+        prepared(model, min_channels=999)
+    untimed = made("unet")
+    del type(untimed.net).time_steps
+    try:
+        with pytest.raises(RecipeError, match="how many timesteps"):
+            prepared(untimed, "bidiffsr", time_groups=5)
+    finally:
+        type(untimed.net).time_steps = 100
+    student = insert_blocks(prepared(model))
+    settle(student, [model.example])
+    with pytest.raises(UsageError, match="insert its blocks anew"):
+        settle(student, [model.example])
