@@ -37,7 +37,7 @@ from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.layers.binary import PackedBlock
 
-from ..makes import MAKES, made
+from ..makes import PAIRS, made
 
 LIVE = Source("", {}, None, None, 1.0, "", "tests:Make")
 
@@ -58,8 +58,10 @@ def packed(name: str, method: str, **choice: Any) -> tuple[Rewritten, list[dict[
     return student, list(plan.edits), model
 
 
-@pytest.mark.parametrize("method", ["reactnet", "bidense", "bidiffsr"])
-@pytest.mark.parametrize("name", MAKES)
+ONE_EACH = {name: method for name, method in PAIRS}
+
+
+@pytest.mark.parametrize("name, method", ONE_EACH.items())
 def test_what_is_loaded_is_what_was_packed(name: str, method: str, tmp_path: Path) -> None:
     student, edits, model = packed(name, method)
     before = run(student, model.example)
