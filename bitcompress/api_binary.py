@@ -63,6 +63,8 @@ def resolve(
     if from_scratch:
         chosen = chosen.set({"train.start": "scratch", "train.distill.share": 0.0})
     if overrides:
+        if overrides.get("data.task", chosen.data.task) != chosen.data.task:
+            chosen = chosen.set({"data.options": {}})  # they were those of the recipe's own task
         chosen = chosen.set(overrides)
     return chosen if seed is None else chosen.set({"seed": seed}, "--seed")
 

@@ -6,6 +6,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from bitcompress import native
+from bitcompress.backends.schema import VERSION
+from bitcompress.backends.session import library, runtime
+from bitcompress.errors import Unavailable
 from bitcompress.measure.report import machine, versions
 
 OPTIONAL: dict[str, tuple[str, str]] = {
@@ -13,9 +16,21 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "matplotlib": ("the picture of a report", "bitcompress[report]"),
     "PIL": ("reading and writing pictures", "bitcompress[images]"),
     "spandrel": ("more super-resolution architectures", "bitcompress[sr]"),
-    "onnx": ("ONNX Runtime beside ours in `bench`", "bitcompress[onnx]"),
-    "onnxruntime": ("ONNX Runtime beside ours in `bench`", "bitcompress[onnx]"),
+    "onnx": ("`export`, and ONNX Runtime beside ours in `bench`", "bitcompress[onnx]"),
+    "onnxscript": ("`export`", "bitcompress[onnx]"),
+    "onnxruntime": ("`export`, `run model.onnx`, and beside ours in `bench`", "bitcompress[onnx]"),
 }
+
+
+def _operator_library() -> dict[str, Any]:
+    """Whether ONNX Runtime can run exported files here: versions, and the reason where not."""
+    try:
+        return {
+            "ok": True, "version": runtime().__version__, "library": str(library()),
+            "operators": VERSION, "reason": "",
+        }  # fmt: skip
+    except Unavailable as missing:
+        return {"ok": False, "operators": VERSION, "reason": str(missing)}
 
 
 def examine() -> dict[str, Any]:
@@ -29,6 +44,7 @@ def examine() -> dict[str, Any]:
             "levels": list(kernels.isa_levels()) if kernels is not None else [],
             "reason": native.why_not(),
         },
+        "onnxruntime": _operator_library(),
         "optional": {
             name: {
                 "ok": find_spec(name) is not None,

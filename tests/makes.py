@@ -210,6 +210,21 @@ MAKES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
 }
 
 
+PAIRS = [
+    *((name, "reactnet") for name in MAKES),
+    *((name, "bidiffsr") for name in ("unet", "decoder", "edsr", "vit", "cifar")),
+    *((name, "bidense") for name in ("convnext", "lines", "functional", "rlfn", "vit")),
+    *((name, "xnor") for name in ("resnet", "shared")),
+]
+"""Models and methods that are tried together; all with all are the slow tests."""
+REST = [
+    (name, method)
+    for method in ("reactnet", "bidiffsr", "bidense", "xnor", "bireal", "irnet", "bnn", "dorefa")
+    for name in MAKES
+    if (name, method) not in PAIRS
+]
+
+
 def made(name: str) -> Make:
     """A model by name, in eval mode, its norms having seen data, with an example."""
     torch.manual_seed(0)

@@ -30,6 +30,13 @@ def test_a_custom_model(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_custom_model_in_one_bit(tmp_path: Path) -> None:
+    said = run("binarize_custom.py", "--smoke", folder=tmp_path)
+    assert "packed as saved and loaded again: True" in said
+    assert "enter    float: first layer" in said and "body.3   packed: " in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dat(tmp_path: Path) -> None:
     said = run("quantize_dat.py", "--smoke", "--bits", "3", folder=tmp_path)
     assert "as saved and loaded again: True" in said and "x smaller" in said

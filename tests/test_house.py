@@ -80,6 +80,7 @@ HEAVY = {
     "scipy",
     "skimage",
     "spandrel",
+    "tensorboard",
     "tensorrt",
 }
 NEVER = {"torchvision", "einops", "timm"}

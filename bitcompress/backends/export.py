@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
 from bitcompress.backends.fuse import fuse
+from bitcompress.backends.layout import channels_last
+from bitcompress.backends.portable import to_standard
 from bitcompress.backends.session import DIGITS, SEAL, runtime, seal
 from bitcompress.backends.slim import fold, slim
 from bitcompress.backends.translate import translations
@@ -33,6 +36,12 @@ from bitcompress.graph.intercept import Rewritten
 NAME = "model.onnx"
 REPORT = "model.onnx.json"
 PACKAGES = ("onnx", "onnxscript")
+TRANSLATE = "translate"
+"""The stage in which an operator of torch that no file has is found."""
+PORTABLE = (
+    "portable: standard operators alone; the file is small, but its sums are float32: it is not "
+    "faster than the float model, and rounding may flip codes, which the decibels above measure"
+)
 Progress = Callable[[str], None]
 
 
@@ -49,10 +58,13 @@ def export(
     path: str | Path,
     example: Any = None,
     *,
+    portable: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a packed model as an ONNX file with operators of domain `bitcompress`.
+
+    portable: with standard operators alone, small but not faster (backends/portable.py).
 
     path: the file, or a folder for model.onnx. A report of the gate lies beside it. example: inputs
     as the model takes them; not needed for models of known tasks.
@@ -63,7 +75,13 @@ def export(
     model, source = (
         (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
     )
-    made = build(model, source, _example(example, source), progress or (lambda stage: None))
+    made = build(
+        model,
+        source,
+        _example(example, source),
+        progress or (lambda stage: None),
+        portable=portable,
+    )
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
@@ -106,7 +124,14 @@ def _example(example: Any, source: Source | None) -> Any:
     raise CaptureError("the model's inputs are not known: give an example (--input NAME=1x3x64x64)")
 
 
-def build(model: Rewritten, source: Source | None, example: Any, progress: Progress) -> Exported:
+def build(
+    model: Rewritten,
+    source: Source | None,
+    example: Any,
+    progress: Progress,
+    *,
+    portable: bool = False,
+) -> Exported:
     """The file of a packed model that passed the gate, with the report of it.
 
     Sizes are as free as passes; where the optimised graph does not pass, the plain one is tried.
@@ -118,11 +143,13 @@ def build(model: Rewritten, source: Source | None, example: Any, progress: Progr
         for optimize in (True, False):
             try:
                 progress("translating" if optimize else "translating once more, as it is")
-                file = _translated(captured, source, optimize=optimize)
+                file = _translated(captured, source, optimize=optimize, portable=portable)
                 progress("checking")
-                report = _checked(file, model, captured, source)
+                report = _checked(file, model, captured, source, portable=portable)
             except GateError as error:
                 refused = refused or str(error)
+                if not optimize and refused.startswith(TRANSLATE):
+                    raise GateError(refused) from error  # other sizes change no operator
                 continue
             report |= {"optimized": optimize, "passed_over": refused}
             return Exported(file, report)
@@ -153,10 +180,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _translated(captured: Captured, source: Source | None, *, optimize: bool) -> bytes:
+def _translated(
+    captured: Captured, source: Source | None, *, optimize: bool, portable: bool
+) -> bytes:
     """The bytes of the file. Raises: GateError naming what cannot be translated."""
     with _quiet():
         try:
+            from onnx_ir.passes import common
+
             made = torch.onnx.export(
                 captured.program, dynamo=True, verbose=False, optimize=False,
                 custom_translation_table=translations(),
@@ -165,6 +196,11 @@ def _translated(captured: Captured, source: Source | None, *, optimize: bool) ->
             model = made.model
             if optimize:
                 fold(model)
+            if portable:
+                to_standard(model)
+            elif optimize:
+                channels_last(model)
+                common.RemoveUnusedNodesPass()(model)
                 fuse(model)
             slim(model)
             _name_sizes(model, captured)
@@ -173,21 +209,27 @@ def _translated(captured: Captured, source: Source | None, *, optimize: bool) ->
 
             proto = onnx_ir.to_proto(model)
         except Exception as error:
-            raise GateError(f"translate: {_untranslated(error)}") from error
+            raise GateError(f"{TRANSLATE}: {_untranslated(error, captured.program)}") from error
     return seal(bytes(proto.SerializeToString()))
 
 
-def _untranslated(error: BaseException) -> str:
+FAILED_NODE = re.compile(r"translating node %?(\w+)")
+
+
+def _untranslated(error: BaseException, program: Any) -> str:
     """Which operator of torch could not be translated, and the module that made it."""
-    node = None
+    said: list[str] = []
     cause: BaseException | None = error
-    text = str(error)
     while cause is not None:
-        node = getattr(cause, "node", None) or node
-        text = str(cause) or text
+        said.append(" ".join(str(cause).split()))
         cause = cause.__cause__ or cause.__context__
-    words = " ".join(text.split())
-    return words[:300]
+    named = next((found for found in map(FAILED_NODE.search, said) if found), None)
+    for node in program.graph.nodes:
+        if named and node.name == named.group(1):
+            module = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+            where = module.removeprefix("model.").removeprefix("net.") or "the model"
+            return f"{node.target} of {where} has no form in ONNX ({said[-1][:160]})"
+    return said[-1][:300]
 
 
 def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:
@@ -223,7 +265,7 @@ def _name_sizes(model: Any, captured: Captured) -> None:
 
 
 def _checked(
-    data: bytes, model: Rewritten, captured: Captured, source: Source | None
+    data: bytes, model: Rewritten, captured: Captured, source: Source | None, *, portable: bool
 ) -> dict[str, Any]:
     """The report of the gate. Raises: GateError."""
     import onnx
@@ -233,11 +275,12 @@ def _checked(
     gate.check_file(proto)
     opened = gate.Opened(proto)
     peak = source.image_range if source is not None and source.scale else None
+    least = gate.PORTABLE_DB if portable else gate.MIN_DB
     wholes = []
     operators: list[dict[str, Any]] = []
     for named in _trials(captured):
         try:
-            whole, values = gate.check_whole(model, opened, named, peak)
+            whole, values = gate.check_whole(model, opened, named, peak, least)
         except GateError:
             raise
         except Exception as error:
@@ -256,6 +299,7 @@ def _checked(
         "whole": [whole.row() for whole in wholes],
         "sizes": {"step": captured.sizes.step, "reason": captured.sizes.reason},
         "seconds_of_gate": round(time.perf_counter() - started, 1),
+        "notes": [PORTABLE] if portable else [],
         "runtime": runtime().__version__,
         "operator_version": schema.VERSION,
     }

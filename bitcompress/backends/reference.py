@@ -34,7 +34,8 @@ def codes(op_type: str, inputs: Sequence[Any], attributes: Attributes) -> Tensor
     grid = ops.channel_grid(
         named["input_scale"], named["input_offset"], named.get("stretch"), named.get("shift")
     )
-    rows = x.permute(0, 2, 3, 1) if op_type == "BitConv2d" else x
+    first = op_type == "BitConv2d" and not full["x_last"]
+    rows = x.permute(0, 2, 3, 1) if first else x
     return ops.encode(rows, *grid, full["input_bits"])
 
 
@@ -93,12 +94,15 @@ def _linear(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 
 def _conv2d(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x = steps.apply(_steps(inputs, attributes, "head", 0), inputs["x"])
+    x = x.permute(0, 3, 1, 2) if attributes["x_last"] else x
     y = ops.conv2d(
-        inputs["x"], *_weights(inputs, attributes), list(attributes["strides"]),
+        x, *_weights(inputs, attributes), list(attributes["strides"]),
         list(attributes["pads"]), list(attributes["dilations"]), attributes["group"],
     )  # fmt: skip
-    tail = _steps(inputs, attributes, "tail", 0)
-    return steps.apply(tail, y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    tail = _steps(inputs, attributes, "tail", operands_of(attributes["head"]))
+    rows = steps.apply(tail, y.permute(0, 2, 3, 1))
+    return rows if attributes["y_last"] else rows.permute(0, 3, 1, 2)
 
 
 def _grids(inputs: Inputs, names: str) -> list[Tensor]:
@@ -117,8 +121,10 @@ def _matmul(inputs: Inputs, attributes: Attributes) -> Tensor:
 def _attention(inputs: Inputs, attributes: Attributes) -> Tensor:
     k = inputs["k"].transpose(-2, -1) if attributes["turned"] else inputs["k"]
     terms = [inputs[f"term{i}"] for i in range(len(attributes["multiplies"]))]
+    factor = attributes["factor"]
+    q = inputs["q"] if factor == 1.0 else inputs["q"] * factor
     y: Tensor = opaque.attention(
-        inputs["q"], k, inputs["v"], _grids(inputs, "qkpv"), list(attributes["bits"]),
+        q, k, inputs["v"], _grids(inputs, "qkpv"), list(attributes["bits"]),
         bool(attributes["per_row"]), list(attributes["per_length"]), list(attributes["shortest"]),
         terms, list(attributes["multiplies"]), list(attributes["repeats"]),
     )  # fmt: skip
@@ -131,8 +137,8 @@ MEANINGS: dict[str, Callable[[Inputs, Attributes], Tensor]] = {
     "BitMatMul": _matmul,
     "BitAttention": _attention,
     "LayerNorm": lambda i, a: opaque.norm(i["x"], i.get("gain"), i.get("shift"), a["eps"]),
-    "Gelu": lambda i, a: opaque.gelu_node(i["x"], bool(a["tanh"])),
-    "Sigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
+    "BitGelu": lambda i, a: opaque.gelu_node(i["x"], bool(a["tanh"])),
+    "BitSigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
     "Silu": lambda i, a: opaque.silu_node(i["x"]),
     "Unit": lambda i, a: opaque.unit_node(i["x"], a["axis"], a["least"]),
 }

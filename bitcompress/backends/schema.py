@@ -107,6 +107,8 @@ OPERATORS: dict[str, Operator] = {
                 Attribute("pads", "ints", "(height, width), at both sides", (0, 0)),
                 Attribute("dilations", "ints", "(height, width)", (1, 1)),
                 Attribute("group", "int", "groups of channels", 1),
+                Attribute("x_last", "int", "1: x is (N, H, W, C)", 0),
+                Attribute("y_last", "int", "1: y is (N, H, W, C)", 0),
                 *_STEPS,
             ),
         ),
@@ -159,6 +161,7 @@ OPERATORS: dict[str, Operator] = {
                 Attribute("multiplies", "ints", "of each term: 1 multiplies, 0 adds", ()),
                 Attribute("repeats", "ints", "of terms: matrix b has entry (b / repeat) mod T", ()),
                 Attribute("turned", "int", "1: k is given as (..., N, K)", 0),
+                Attribute("factor", "float", "q is multiplied by it before it is cut", 1.0),
             ),
         ),
         Operator(
@@ -172,12 +175,12 @@ OPERATORS: dict[str, Operator] = {
             (Attribute("eps", "float", "added to the variance"),),
         ),
         Operator(
-            "Gelu",
+            "BitGelu",
             "GELU, by packed/gelu.py.",
             (Port("x", "real", "any"),),
             (Attribute("tanh", "int", "1: torch's approximation by tanh", 0),),
         ),
-        Operator("Sigmoid", "Sigmoid, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
+        Operator("BitSigmoid", "Sigmoid, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
         Operator("Silu", "SiLU, by packed/sigmoid.py.", (Port("x", "real", "any"),)),
         Operator(
             "Unit",

@@ -194,7 +194,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
         raise LoadError(f"{name} is no ONNX file, or cut off ({error})") from error
     if version not in (None, VERSION):
         raise Unavailable(
-            f"{name} has version {version} of the operators of bitcompress, this one has {VERSION}: "
+            f"{name} has version {version} of the operators of bitcompress, ours are {VERSION}: "
             "export it again, or install the bitcompress that wrote it"
         )
     options = ort.SessionOptions()

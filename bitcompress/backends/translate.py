@@ -64,10 +64,10 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.LayerNorm(x, gain, shift, eps=eps)
 
     def gelu(x: Any, tanh: bool) -> Any:
-        return op.Gelu(x, tanh=int(tanh))
+        return op.BitGelu(x, tanh=int(tanh))
 
     def sigmoid(x: Any) -> Any:
-        return op.Sigmoid(x)
+        return op.BitSigmoid(x)
 
     def silu(x: Any) -> Any:
         return op.Silu(x)

@@ -43,9 +43,14 @@ def settle_cut(block: BinaryBlock, x: Tensor, *, trained: bool) -> None:
     gain = _gain(spread, shared=not trained)
     with torch.no_grad():
         threshold.gain.copy_(gain)
-        if trained:
-            bias = theta * gain
-            threshold.bias.copy_((bias if isinstance(threshold, DAB) else -bias)[None])
+        if not trained:
+            return
+        if isinstance(threshold, DAB):
+            # Its threshold moves with the mean of each picture already.
+            moved = threshold.slope * (gain * seen.mean(1))
+            threshold.bias.copy_(theta * gain - moved)
+        else:
+            threshold.bias.copy_((-theta * gain)[None])
 
 
 def opened(block: BinaryBlock, x: Tensor) -> Tensor:

@@ -121,6 +121,29 @@ def inspect(model: Path, **options: Any) -> None:
 
 @main.command()
 @click.argument("folder", type=PATH)
+@click.option("--to", "backend", type=click.Choice(["onnx", "tensorrt"]), required=True,
+              help="onnx: a file for ONNX Runtime; tensorrt: plugin and engine too.")  # fmt: skip
+@click.option("-o", "--output", type=PATH, metavar="FILE",
+              help="File to write; model.onnx in FOLDER if not given.")  # fmt: skip
+@click.option("--portable", is_flag=True,
+              help="Standard operators only: needs no library, small but not faster.")  # fmt: skip
+@click.option("--input", "inputs", multiple=True, metavar="NAME=1x3x64x64",
+              help="Shape of an input of an unknown network, in order; repeatable.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@given.packed_options
+@given.json_option
+@given.common_options
+def export(backend: str, **options: Any) -> None:
+    """Write the packed model in FOLDER as a file for another runtime, checked against it."""
+    from bitcompress.cli.export import run_export
+
+    example = given.example(options.pop("inputs"))
+    given.progress(options["quiet"], options.pop("no_progress"))
+    run_export(backend, example=example, **options)
+
+
+@main.command()
+@click.argument("folder", type=PATH)
 @click.argument("picture", type=PATH)
 @click.option("-o", "--output", type=PATH, metavar="PICTURE|DIR",
               help="Picture to write; a folder if PICTURE is one. Classifiers print.")  # fmt: skip
@@ -136,7 +159,7 @@ def run(**options: Any) -> None:
     """PICTURE, or every picture of a folder, through the packed model in FOLDER.
 
     Super-resolution enlarges it, segmentation and depth paint what they see, a classifier prints
-    the likeliest classes.
+    the likeliest classes. FOLDER may be an exported .onnx file that enlarges.
     """
     from bitcompress.cli.pictures import run_pictures
 

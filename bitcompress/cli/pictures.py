@@ -13,6 +13,7 @@ from torch import nn
 from bitcompress import api
 from bitcompress.artifact import LoadedPacked, Source, describe, load
 from bitcompress.artifact.folder import MANIFEST, MODEL
+from bitcompress.backends.runner import OVERLAP, FileModel, Told
 from bitcompress.cli import shown
 from bitcompress.cli.binary_run import is_binary, run_task
 from bitcompress.cli.quantize import open_set
@@ -97,11 +98,11 @@ def run_pictures(
 ) -> None:
     """`bitcompress run`."""
     jobs = _jobs(picture, output) if output is not None else []
-    loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
-    source = loaded.source
-    if source.scale is None and is_binary(loaded):
+    loaded, source = _runner(folder, float_file, arch, unsafe_pickle)
+    if source.scale is None and isinstance(loaded, LoadedPacked) and is_binary(loaded):
         run_task(loaded, picture, jobs)
         return
+    model = loaded.model if isinstance(loaded, LoadedPacked) else loaded
     if output is None:
         raise UsageError("give --output, the picture to write")
     if source.scale is None:
@@ -118,8 +119,8 @@ def run_pictures(
             skipped.append((path, str(error)))
             continue
         made = run_picture(
-            loaded.model, pixels, scale=source.scale, image_range=source.image_range,
-            tile=tile, overlap=overlap, limit=limit,
+            model, pixels, scale=source.scale, image_range=source.image_range,
+            **_tiles(source, tile, overlap, limit),
         )  # fmt: skip
         write_image(target, made)
         if progress is not None and len(jobs) > 1:
@@ -128,6 +129,25 @@ def run_pictures(
     if len(skipped) == len(jobs):
         raise DataError(f"{picture}: no usable picture ({skipped[0][1]})")
     shown.left_out(skipped, quiet)
+
+
+def _runner(
+    folder: Path, file: Path | None, arch: str | None, unsafe: bool
+) -> tuple[LoadedPacked | FileModel, Source | Told]:
+    """The model of a packed folder or of an exported file, and what it says of pictures."""
+    if folder.suffix == ".onnx":
+        exported = FileModel(folder)
+        return exported, exported.told
+    loaded, _ = opened_folder(folder, file, arch, unsafe)
+    return loaded, loaded.source
+
+
+def _tiles(source: Source | Told, tile: int, overlap: int, limit: int) -> dict[str, int]:
+    """How a picture is cut; a file of one size says it itself."""
+    side = source.side if isinstance(source, Told) else 0
+    if not side:
+        return {"tile": tile, "overlap": overlap, "limit": limit}
+    return {"tile": side, "overlap": side // OVERLAP, "limit": 0}
 
 
 def _jobs(picture: Path, output: Path) -> list[tuple[Path, Path]]:

@@ -256,6 +256,11 @@ def health(found: Mapping[str, Any]) -> None:
         f"none, so packed models run on plain torch, slowly: {kernels['reason']}"
     )  # fmt: skip
     click.echo(f"native kernels: {state}")
+    runtime = found["onnxruntime"]
+    state = f"ready, operators of version {runtime['operators']}" if runtime["ok"] else (
+        f"not ready: {runtime['reason']}"
+    )  # fmt: skip
+    click.echo(f"packed operators in ONNX Runtime: {state}")
     for name, entry in found["optional"].items():
         state = "installed" if entry["ok"] else f"missing, {entry['install']}"
         click.echo(f"{name}: {state} [{entry['for']}]")

@@ -60,8 +60,8 @@ class Surroundings:
     activation: Behind | None = None
     """The activation that alone reads it, or its norm."""
     residual: Residual = ""
-    """Whether a way around it, of fewer layers, is added to what it gives: it is the `last` layer
-    of a branch of several, or `alone` in it."""
+    """Whether a way of fewer layers is added to what it gives: it is the `last` of a branch that is
+    longer by several, or `alone` in one that is longer by itself."""
     joined: tuple[int, ...] = ()
     """The channels of each part, where its input was joined of several for it alone."""
     enlarged: Behind | None = None

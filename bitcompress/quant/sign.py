@@ -7,7 +7,7 @@ nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,22 +15,30 @@ from torch import Tensor, nn
 
 from bitcompress.errors import UsageError
 
-CHUNK = 1 << 16
-"""How many numbers a surrogate works on at once, so that its steps stay in the cache."""
-
 
 def signs(bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """+1 where a bit is set, else -1. Returns: like bits, of `dtype`."""
     return bits.to(dtype).mul_(2).sub_(1)
 
 
+def signs_at(x: Tensor, theta: Tensor | float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
+    """+1 where x >= theta, else -1, NaN included; no gradient. Returns: like x, or of `dtype`.
+
+    A comparison that writes reals is one pass; one that writes bools, and where(), are far slower.
+    """
+    x = x.detach()
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    out = torch.ge(wide, theta, out=torch.empty_like(wide)).mul_(2).sub_(1)
+    return out.to(x.dtype if dtype is None else dtype)
+
+
 def sign(x: Tensor) -> Tensor:
     """Sign with Sign(0) = +1 and NaN -> -1; no gradient. Returns: like x."""
-    return signs(x.detach() >= 0, x.dtype)
+    return signs_at(x)
 
 
 def _ste(v: Tensor, k: float, tau: float) -> Tensor:
-    return (v.abs() < 1).to(v.dtype)
+    return torch.lt(v.abs_(), 1, out=v)
 
 
 def _approx(v: Tensor, k: float, tau: float) -> Tensor:
@@ -62,48 +70,43 @@ def derivative(kind: str, v: Tensor, k: float = 1.0, tau: float = 1.0) -> Tensor
     return SURROGATES[kind](v.detach().clone(), k, tau)
 
 
-def _pieces(x: Tensor, shift: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
-    """Slices along the first axis of about CHUNK numbers, each with its part of the shift."""
-    rows = len(x) if x.dim() else 0
-    step = max(1, CHUNK * rows // max(x.numel(), 1))
-    for first in range(0, rows, step):
-        part = slice(first, first + step)
-        varies = shift is not None and shift.dim() == x.dim() and len(shift) == rows
-        yield part, shift[part] if varies and shift is not None else shift
-
-
 class _Binarise(torch.autograd.Function):
     """Sign(gain x + shift); both broadcast against x, gain being powers of two."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, shift: Tensor | None, gain: Tensor | None, beta: Tensor | None,
-        kind: str, k: float, tau: float,
+        how: tuple[str, float, float, torch.dtype],
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, shift, gain, beta)
-        ctx.kind, ctx.k, ctx.tau = kind, k, tau
-        return signs(x >= threshold_of(shift, gain), x.dtype)
+        ctx.how = how
+        return signs_at(x, threshold_of(shift, gain), how[3])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, gain, beta = ctx.saved_tensors
-        k, tau = (float(beta), float(beta)) if beta is not None else (ctx.k, ctx.tau)
-        out = torch.empty_like(x, memory_format=torch.preserve_format)
-        for part, moved in _pieces(x, shift):
-            v = x[part].clone() if gain is None else (x[part] * gain).to(x.dtype)
-            v = v if moved is None else v.add_(moved)
-            torch.mul(SURROGATES[ctx.kind](v, k, tau), grads[0][part], out=out[part])
+        kind, k, tau, _ = ctx.how
+        if beta is not None:
+            k = tau = float(beta)
+        v, grad = _seen(x, shift, gain), grads[0]
         to_shift = to_beta = None
+        if beta is not None and ctx.needs_input_grad[3]:
+            to_beta = (grad * v * (1 - (beta * v).tanh().square())).sum_to_size(beta.shape)
+        out = SURROGATES[kind](v, k, tau).mul_(grad)
         if shift is not None and ctx.needs_input_grad[1]:
             to_shift = out.sum_to_size(shift.shape).to(shift.dtype)
-        if beta is not None and ctx.needs_input_grad[3]:
-            v = x if gain is None else x * gain
-            v = v if shift is None else v + shift
-            to_beta = (grads[0] * v * (1 - (beta * v).tanh().square())).sum_to_size(beta.shape)
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = out if gain is None else out.mul_(gain)
-        return to_x, to_shift, None, to_beta, None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, to_shift, None, to_beta, None
+        out = out if gain is None else out.mul_(gain)
+        return out.to(x.dtype), to_shift, None, to_beta, None
+
+
+def _seen(x: Tensor, shift: Tensor | None, gain: Tensor | None) -> Tensor:
+    """gain x + shift in memory of its own, at least float32."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if gain is not None:
+        return wide * gain if shift is None else (wide * gain).add_(shift)
+    return wide.clone() if shift is None else wide + shift
 
 
 def threshold_of(shift: Tensor | None, gain: Tensor | None) -> Tensor | float:
@@ -115,17 +118,18 @@ def threshold_of(shift: Tensor | None, gain: Tensor | None) -> Tensor | float:
 
 def binarise(
     x: Tensor, shift: Tensor | None = None, kind: str = "approx", *, gain: Tensor | None = None,
-    beta: Tensor | None = None, k: float = 1.0, tau: float = 1.0,
+    beta: Tensor | None = None, k: float = 1.0, tau: float = 1.0, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
     """Sign(gain x + shift) with the gradient of a surrogate for x and shift.
 
     Forward compares x >= -shift / gain, which is the same for all finite numbers, bit for bit.
     Shapes: x any; shift and gain (positive powers of two, a constant) broadcast against x; beta ()
-    is the learnable slope of `tanh`. Returns: like x, +1 and -1.
+    is the learnable slope of `tanh`. Returns: like x, or of `dtype`, +1 and -1.
     """
     if kind not in SURROGATES:
         raise UsageError(f"a surrogate is one of {', '.join(SURROGATES)}, not {kind!r}")
-    result: Tensor = _Binarise.apply(x, shift, gain, beta, kind, k, tau)  # type: ignore[no-untyped-call]
+    how = kind, k, tau, x.dtype if dtype is None else dtype
+    result: Tensor = _Binarise.apply(x, shift, gain, beta, how)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -145,9 +149,14 @@ class Sign(nn.Module):
         self.beta = nn.Parameter(torch.ones(())) if kind == "tanh" else None
         self.k, self.tau = ede(0.0) if kind == "ede" else (1.0, 1.0)
 
-    def forward(self, x: Tensor, shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, gain: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:  # fmt: skip
         """Sign(gain x + shift). Shapes: both broadcast against x. Returns: like x, +1 and -1."""
-        return binarise(x, shift, self.kind, gain=gain, beta=self.beta, k=self.k, tau=self.tau)
+        return binarise(
+            x, shift, self.kind, gain=gain, beta=self.beta, k=self.k, tau=self.tau, dtype=dtype
+        )
 
     def progress(self, share: float) -> None:
         """Tells `ede` which share of the training is done; the others do not change."""

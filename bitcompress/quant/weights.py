@@ -43,13 +43,15 @@ class WeightRule:
     gradient: Callable[[Tensor, Tensor, Surroundings], Tensor]
     before: Callable[[Tensor, Surroundings], Tensor] | None = None
 
-    def binary(self, w: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
+    def binary(
+        self, w: Tensor, around: Surroundings, *, rough: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Signs and scale of a latent weight, no gradient.
 
-        Shapes: w (F, n). Returns: (F, n) of +1 and -1; (F,). Sums run in float64 and are rounded
-        once, so that no order of adding shows in the scale.
+        Sums run in float64 and are rounded once, so that no order of adding shows in the scale;
+        rough: in float32, for training. Shapes: w (F, n). Returns: (F, n) of +1 and -1; (F,).
         """
-        exact = w.detach().double()
+        exact = w.detach() if rough else w.detach().double()
         centred = self.centred(exact, around)
         return sign(centred).to(w.dtype), self.scale(exact, centred).to(w.dtype)
 

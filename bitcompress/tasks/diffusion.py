@@ -74,6 +74,8 @@ class Diffusion(Task):
     sampler: str = "ddim"
     sampler_settings: dict[str, Any] = field(default_factory=dict)
     start: int | None = None
+    reach: float | None = None
+    """Options of `Sampler`."""
     schedule: Schedule = field(default_factory=linear_schedule)
     fingerprint: str = ""
 
@@ -127,7 +129,7 @@ class Diffusion(Task):
         stepper = make_stepper(self.sampler, self.schedule, **self.sampler_settings)
         return Sampler(
             model, self.scale, steps=self.steps, stepper=stepper, schedule=self.schedule,
-            start=self.start,
+            start=self.start, reach=self.reach,
         )  # fmt: skip
 
     def size(self) -> int:
@@ -147,7 +149,7 @@ class Diffusion(Task):
         return {
             "scale": self.scale, "image_range": 1.0, "steps": self.steps, "sampler": self.sampler,
             "sampler_settings": dict(self.sampler_settings), "start": self.start,
-            "timesteps": self.schedule.steps,
+            "reach": self.reach, "timesteps": self.schedule.steps,
         }  # fmt: skip
 
     @cached_property

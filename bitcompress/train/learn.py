@@ -6,7 +6,7 @@ The loss closes over student, teacher and labels; `fit` does the steps, this fil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class LearnConfig:
     weight_decay: float = 0.0
     rates: tuple[tuple[str, float], ...] = ()
     """(pattern of parameter names, factor on the learning rate), the first that fits; 0 freezes."""
+    channels_last: bool = False
+    """Pictures in that layout: convolutions of few channels train about 1.3 times as fast."""
     curves: Path | None = None
     """A folder for TensorBoard's event files."""
 
@@ -59,6 +61,9 @@ def learn(
     """
     groups = groups_of(student, config.lr, config.weight_decay, config.rates)
     place = own_device(device)
+    parts = [(s.at, s.restart, s.weight_decay, s.name) for s in stages]
+    own = f"{config.lr}|{config.weight_decay}|{config.rates}|{config.channels_last}|{parts}"
+    whole = replace(config.fit, fingerprint=f"{config.fit.fingerprint}|{own}")
     with frozen(beside), placed([student, *beside], place), tensorboard(config.curves) as log:
         student.train()
 
@@ -69,9 +74,10 @@ def learn(
 
         try:
             return fit(
-                groups, sent(batches, place), loss, config.fit,
+                groups, sent(batches, place, channels_last=config.channels_last), loss, whole,
                 device=device, folder=folder, resume=resume, progress=progress, stages=stages,
-                before=before, buffers=list(student.buffers()), log=log, remedy=SLOWER,
+                before=before, log=log, remedy=SLOWER,
+                buffers=[b for b in student.buffers() if not b.is_meta],
             )  # fmt: skip
         finally:
             student.eval()

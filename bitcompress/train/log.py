@@ -26,7 +26,7 @@ def tensorboard(folder: Path | None) -> Iterator[Log | None]:
     except ImportError as error:
         raise Unavailable(
             "curves for TensorBoard need tensorboard, which is not installed: "
-            "pip install tensorboard, or leave the option out"
+            "pip install 'bitcompress[curves]', or leave the option out"
         ) from error
     writer = SummaryWriter(str(folder))
 

@@ -55,21 +55,23 @@ def _move(models: Sequence[nn.Module], device: str) -> None:
                 tensor.data = tensor.data.to(device)
 
 
-def sent(batch: BatchSource, device: str) -> BatchSource:
-    """The same batches, their tensors on the device."""
+def sent(batch: BatchSource, device: str, *, channels_last: bool = False) -> BatchSource:
+    """The same batches, their tensors on the device; channels_last: pictures in that layout."""
 
     def source(step: int, process: int, processes: int) -> list[tuple[float, Any]]:
-        return [(weight, to(part, device)) for weight, part in batch(step, process, processes)]
+        share = batch(step, process, processes)
+        return [(weight, to(part, device, channels_last=channels_last)) for weight, part in share]
 
-    return batch if device == "cpu" else source
+    return batch if device == "cpu" and not channels_last else source
 
 
-def to(value: Any, device: str) -> Any:
+def to(value: Any, device: str, *, channels_last: bool = False) -> Any:
     """Inputs with every tensor in them on the device."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        layout = torch.channels_last if channels_last and value.dim() == 4 else None
+        return value.to(device) if layout is None else value.to(device, memory_format=layout)
     if isinstance(value, Mapping):
-        return {key: to(part, device) for key, part in value.items()}
+        return {key: to(part, device, channels_last=channels_last) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(to(part, device) for part in value)
+        return type(value)(to(part, device, channels_last=channels_last) for part in value)
     return value

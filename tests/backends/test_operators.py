@@ -136,7 +136,7 @@ def test_attention(run_node: Any, per_row: int, turned: int) -> None:
 @pytest.mark.parametrize(
     ("op_type", "attributes"),
     [
-        ("Gelu", {}), ("Gelu", {"tanh": 1}), ("Sigmoid", {}), ("Silu", {}),
+        ("BitGelu", {}), ("BitGelu", {"tanh": 1}), ("BitSigmoid", {}), ("Silu", {}),
         ("Unit", {"axis": -1, "least": 1e-12}), ("Unit", {"axis": 1, "least": 1e-12}),
         ("LayerNorm", {"eps": 1e-5}),
     ],
@@ -146,7 +146,7 @@ def test_what_stands_between(run_node: Any, op_type: str, attributes: dict[str, 
     if op_type == "LayerNorm":
         inputs += [numbers(33, seed=1).astype(np.float16), numbers(33, seed=2)]
     made = run_node(op_type, inputs, range(1, len(inputs)), **attributes)
-    full = {"tanh": 0, **attributes} if op_type == "Gelu" else attributes
+    full = {"tanh": 0, **attributes} if op_type == "BitGelu" else attributes
     np.testing.assert_array_equal(made, evaluate(op_type, inputs, full).numpy())
 
 

@@ -42,3 +42,8 @@ def test_onnx_knows_the_schemas() -> None:
         assert [port.name for port in known.inputs] == [port.name for port in operator.inputs]
         assert set(known.attributes) == {attribute.name for attribute in operator.attributes}
         assert known.since_version == schema.VERSION
+
+
+def test_the_guide_lists_the_operators() -> None:
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    assert schema.markdown_table() in guide, "paste markdown_table() into docs/deploy.md"

@@ -23,7 +23,7 @@ from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
 from bitcompress.layers.binary import METHODS, PackedBlock
 
-from ..makes import MAKES, Make, made
+from ..makes import PAIRS, REST, Make, made
 
 USERS = [name for name in METHODS if name not in ("bidense-tokens", "bidiffsr-cfb")]
 
@@ -39,9 +39,20 @@ def prepared(model: Make, method: str = "reactnet", **choice: Any) -> PreparedBl
     return prepare_binary(model.net, model.example, BlockPolicy(method, **choice))
 
 
-@pytest.mark.parametrize("method", ["reactnet", "bidense", "bidiffsr", "xnor"])
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("name, method", PAIRS)
 def test_any_make_becomes_a_student_that_packs_to_the_same_bits(name: str, method: str) -> None:
+    check(name, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, method", REST)
+def test_all_makes_with_all_methods(name: str, method: str) -> None:
+    if method in METHODS:
+        check(name, method)
+
+
+def check(name: str, method: str) -> None:
+    """Capture, plan, insert, settle and pack a model, with the laws of each step."""
     model = made(name)
     state = {k: v.clone() for k, v in model.net.state_dict().items()}
     wanted = run(model.net, model.example)

@@ -128,7 +128,7 @@ def test_super_resolution(checkpoint: Path, tmp_path: Path, cli: Cli) -> None:
 
 
 def test_bad_recipes(small: Path, labelled: Path, tmp_path: Path, cli: Cli) -> None:
-    common = [small, "--data", labelled, "-o", tmp_path / "o"]
+    common = [small, "--data", labelled, *FEW, "-o", tmp_path / "o"]
     assert "did you mean 'reactnet'" in sentence(cli("binarize", "--recipe", "reactnt", *common), 2)
     said = sentence(cli("binarize", "--recipe", "default", *common), 2)
     assert "a recipe of `bitcompress quantize`" in said and "reactnet" in said
@@ -145,7 +145,7 @@ def test_bad_recipes(small: Path, labelled: Path, tmp_path: Path, cli: Cli) -> N
 def test_a_recipe_that_needs_a_timestep(
     small: Path, labelled: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    words = ["--data", labelled, "--task", "classify", "-o", tmp_path / "o"]
+    words = ["--data", labelled, "--task", "classify", *FEW, "-o", tmp_path / "o"]
     said = sentence(cli("binarize", "--recipe", "bidiffsr", small, *words), 2)
     assert "no timestep" in said and "time_arg" in said
     said = sentence(cli("binarize", "--recipe", "bidiffsr", small, *words, "--time-arg", "when"), 2)
@@ -153,8 +153,8 @@ def test_a_recipe_that_needs_a_timestep(
 
 
 def test_a_model_with_nothing_to_make_binary(labelled: Path, tmp_path: Path, cli: Cli) -> None:
-    torch.save(classifier(width=4).state_dict(), tmp_path / "thin.pth")
-    words = [tmp_path / "thin.pth", "--data", labelled, "-o", tmp_path / "o"]
+    torch.save(classifier(width=2).state_dict(), tmp_path / "thin.pth")
+    words = [tmp_path / "thin.pth", "--data", labelled, *FEW, "-o", tmp_path / "o"]
     said = sentence(cli("binarize", "--recipe", "reactnet", *words), 4)
     assert "no layer becomes a block" in said and "channels" in said
 
@@ -165,7 +165,17 @@ def test_bad_data(small: Path, labelled: Path, tmp_path: Path, cli: Cli) -> None
     plain.mkdir()
     write_image(plain / "a.png", np.zeros((32, 32, 3), dtype=np.uint8))
     for folder, word in ((empty, "no picture"), (plain, "label"), (tmp_path / "gone", "no such")):
-        words = ["binarize", "--recipe", "xnor", small, "--data", folder, "-o", tmp_path / "o"]
+        words = [
+            "binarize",
+            "--recipe",
+            "xnor",
+            small,
+            "--data",
+            folder,
+            *FEW,
+            "-o",
+            tmp_path / "o",
+        ]
         assert word in sentence(cli(*words), 2), folder
     assert "--data" in sentence(cli("binarize", "--recipe", "xnor", small, "-o", tmp_path / "o"), 2)
     assert not (tmp_path / "o").exists()

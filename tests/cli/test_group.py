@@ -104,6 +104,6 @@ def test_wrong_words_with_json(cli: Cli) -> None:
     assert "--nothing" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_binarize_is_not_there_yet(cli: Cli) -> None:
-    done = cli("binarize", "--recipe", "any", "model.pt")
-    assert done.exit_code == 6 and "not there yet" in done.stderr
+def test_binarize_needs_a_recipe(cli: Cli) -> None:
+    done = cli("binarize", "model.pt")
+    assert done.exit_code == 2 and "--recipe" in done.stderr

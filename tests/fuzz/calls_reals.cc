@@ -50,6 +50,19 @@ void mapped(Input& in) {
   });
 }
 
+// What files hold, and the grids that follow.
+void stored(Input& in) {
+  const int64_t n = in.size(0, 250), length = in.size(0, 90), shortest = in.size(0, 90);
+  const int which = in.byte() % 3, bits = in.small(0, 9), per_length = in.byte() % 2;
+  const Memory<float> x = reals(in, elements({n}), -9, 9), out(in, elements({n}));
+  const uint16_t half[4] = {0, 0x8001, 0x7c00, 0x3555};
+  at_two_levels(in, out, [&] {
+    if (which == 0) return bc_widen(half, std::min<int64_t>(n, 4), out.get());
+    if (which == 1) return bc_channel_grid(0.3f, -1, x.get(), x.get(), n, out.get(), out.get());
+    return bc_length_grid(length, bits, per_length, shortest, std::min<int64_t>(n, 0), x.get(), x.get());
+  });
+}
+
 void softmax(Input& in) {
   const int64_t rows = in.size(0, 20), n = in.size(0, 90);
   const int bits = in.small(1, 8), threads = in.small(1, 3);
@@ -92,7 +105,7 @@ void pixels(Input& in) {
 }  // namespace
 
 void between_layers(Input& in) {
-  constexpr Call kCalls[] = {normalized, unit, mapped, softmax, pixels};
+  constexpr Call kCalls[] = {normalized, unit, mapped, stored, softmax, pixels};
   kCalls[in.byte() % 5](in);
 }
 

@@ -2,7 +2,7 @@
 
     python tests/fuzz/fuzz_reader.py --seconds 60 --seed 7
 
-Each round takes the folder of `tests/golden`, changes its model file, signs it anew (or not), loads
+Each round takes a folder of `tests/golden`, changes its model file, signs it anew (or not), loads
 it and runs it. What comes back must be a `BitcompressError` of one sentence, or a picture of the
 right size. The file of a round that does something else is kept as `--keep`.
 """
@@ -26,7 +26,8 @@ import torch
 from bitcompress.artifact import container, describe, folder, load
 from bitcompress.errors import BitcompressError
 
-SEED = Path(__file__).parents[1] / "golden" / "packed-format-2"
+GOLDEN = Path(__file__).parents[1] / "golden"
+SEEDS = [GOLDEN / "packed-format-2", GOLDEN / "packed-binary-2"]
 ODD = [
     None,
     True,
@@ -166,7 +167,7 @@ def one(data: Data, place: Path, seed: int) -> str:
 
 def run(seed: int, rounds: int, seconds: float, keep: Path | None = None) -> dict[str, int]:
     """So many rounds, or as many as go in the time: how often what came back."""
-    data = (SEED / folder.MODEL).read_bytes()
+    files = [(seed / folder.MODEL).read_bytes() for seed in SEEDS]
     end = time.monotonic() + seconds if seconds else float("inf")
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as root:
@@ -175,7 +176,7 @@ def run(seed: int, rounds: int, seconds: float, keep: Path | None = None) -> dic
             if time.monotonic() > end:
                 break
             try:
-                outcome = one(data, place, number)
+                outcome = one(files[number % len(files)], place, number)
             except Exception:
                 if keep is not None:
                     keep.write_bytes((place / folder.MODEL).read_bytes())

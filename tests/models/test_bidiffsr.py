@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bitcompress.errors import DataError, RecipeError, UsageError
 from bitcompress.models.bidiffsr import PAPER, TINY, BiDiffSR, TimeEmbedding
+from bitcompress.models.diffusion import linear_schedule
 from bitcompress.models.reshape import FUSIONS, float_conv
 from bitcompress.models.targets import TARGETS, build_target
 
@@ -156,6 +157,27 @@ def test_variants_run(fusion: str, resample: str) -> None:
     net = tiny(fusion=fusion, resample=resample)
     with torch.no_grad():
         assert net(*inputs()).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("t", [0, 40, 400, 1200, 1999])
+def test_with_a_spread_a_silent_network_says_what_a_gaussian_explains(t: int) -> None:
+    """Mean and deviation of eps given x = a x0 + s eps, for x0 around the condition, from draws."""
+    net, spread = tiny(spread=0.1), 0.1
+    kept = float(linear_schedule().kept[t])
+    a, s = kept**0.5, (1 - kept) ** 0.5
+    torch.manual_seed(0)
+    eps = torch.randn(200_000, dtype=torch.float64)
+    x = a * (0.4 + spread * torch.randn(200_000, dtype=torch.float64)) + s * eps
+    slope = float(((x - x.mean()) * eps).mean() / x.var())
+    rest = float((eps - slope * (x - x.mean())).std())
+    nn.init.zeros_(net.tail.weight)
+    for said, wanted in ((0.0, 0.0), (1.0, rest)):
+        nn.init.constant_(net.tail.bias, said)
+        noisy = torch.full((1, 3, 4, 4), a * 0.4 + 0.02)
+        with torch.no_grad():
+            out = net(noisy, torch.full((1, 3, 4, 4), 0.4), torch.tensor([t]))
+        assert float(out.mean()) == pytest.approx(0.02 * slope + wanted, rel=0.02, abs=2e-3)
+    assert set(net.state_dict()) == set(tiny().state_dict())
 
 
 NOISY, CONDITION, T = inputs()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitcompress.blocks import BlockPolicy, insert_blocks, prepare_binary
+from bitcompress.blocks import BlockPolicy, insert_blocks, pack_blocks, prepare_binary
 from bitcompress.errors import DataError, UsageError
 from bitcompress.layers.binary import BinaryBlock, PackedBlock
 from bitcompress.measure.accounting import account
@@ -118,6 +118,11 @@ def test_blocks_in_the_places_of_the_float_network_are_the_same_network() -> Non
     assert account(student, *inputs(1)) == account(net, *inputs(1))
     names = {n: type(m) for n, m in net.named_modules() if isinstance(m, BinaryBlock)}
     assert names == {n: type(m) for n, m in student.net.named_modules() if n in names}
+    sampler = Sampler(shaken(student), 2, steps=4)  # long enough that its runs become a program
+    low = torch.rand(1, 3, 5, 7)
+    drawn = sampler(low)
+    pack_blocks(student)
+    assert torch.equal(sampler(low), drawn) and torch.equal(sampler(low), drawn)
 
 
 def test_what_cannot_be_is_refused() -> None:

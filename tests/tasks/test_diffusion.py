@@ -121,6 +121,22 @@ def test_the_sampler_runs_the_timesteps_on_padded_pictures(task: Diffusion) -> N
     assert torch.equal(Sampler(net, 2, steps=3)(low), Sampler(net, 2, steps=3)(low))
 
 
+def test_the_estimate_stays_within_reach_of_the_condition(task: Diffusion) -> None:
+    class Wrong(nn.Module):
+        def forward(self, noisy: Tensor, condition: Tensor, t: Tensor) -> Tensor:
+            return noisy + 0.1
+
+    low = 0.3 + 0.4 * torch.rand(1, 3, 6, 6)
+    far = float((Sampler(Wrong(), 2)(low) - enlarge(low, 2)).abs().max())
+    near = float((Sampler(Wrong(), 2, reach=0.05)(low) - enlarge(low, 2)).abs().max())
+    assert near <= 0.05 + 1e-3 < far
+    net = Knowing(task)
+    bounded = Sampler(net, 2, reach=0.05)(low)
+    torch.testing.assert_close(bounded, Sampler(net, 2)(low), atol=1e-3, rtol=0)
+    with pytest.raises(UsageError, match="reach"):
+        Sampler(net, 2, reach=0.0)
+
+
 def test_tiles_share_the_noise(task: Diffusion) -> None:
     net, low = Knowing(task), torch.rand(1, 3, 260, 330)
     whole = Sampler(net, 2, steps=2)(low)

@@ -173,6 +173,34 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path, change: dict[st
         Run().learn(config=other, folder=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change", [{"lr": 0.01}, {"weight_decay": 0.0}, {"rates": (("0.*", 0.5),)}]
+)
+def test_resuming_with_other_rates_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    Run().learn(folder=tmp_path)
+    with pytest.raises(LoadError, match="another model, recipe, data or seed"):
+        Run().learn(config=replace(CONFIG, **change), folder=tmp_path, resume=True)
+    with pytest.raises(LoadError, match="another model, recipe, data or seed"):
+        Run().learn(stages=[], folder=tmp_path, resume=True)
+
+
+def test_pictures_lie_as_asked() -> None:
+    net = nn.Conv2d(3, 3, 3)
+    seen: list[bool] = []
+
+    def loss(inputs: tuple[Tensor, Tensor]) -> Tensor:
+        seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        assert inputs[1].dim() == 1
+        return net(inputs[0]).square().mean()
+
+    def source(step: int, process: int, processes: int) -> list[tuple[float, Any]]:
+        return [(1.0, (torch.ones(2, 3, 5, 5), torch.ones(2)))]
+
+    learn(net, loss, source, LearnConfig(FitConfig(steps=1), channels_last=True))
+    learn(net, loss, source, LearnConfig(FitConfig(steps=1)))
+    assert seen == [True, False]
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     Run().learn(folder=tmp_path)
     other = nn.Linear(5, 5)
@@ -216,6 +244,15 @@ def test_gradients_that_are_no_numbers_do_not_reach_a_checkpoint(
         learn(net, loss, source, config, folder=tmp_path)
     kept = torch.load(tmp_path / "train.ckpt", weights_only=True)
     assert kept["step"] == 4 and all(torch.isfinite(p).all() for p in kept["params"])
+
+
+def test_infinite_masks_are_no_broken_weights(tmp_path: Path) -> None:
+    net = nn.Linear(5, 5)
+    net.register_buffer("mask", torch.full((3,), -math.inf))
+    config = LearnConfig(FitConfig(steps=2, save_every=1, average=0.5))
+    learn(net, lambda x: net(x).square().mean(), batches, config, folder=tmp_path)
+    assert torch.load(tmp_path / "train.ckpt", weights_only=True)["step"] == 2
+    assert (net.mask == -math.inf).all()
 
 
 def test_the_average_is_that_of_a_plain_loop() -> None:
@@ -272,7 +309,7 @@ def test_curves_without_tensorboard_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(Unavailable, match="pip install tensorboard"):
+    with pytest.raises(Unavailable, match="bitcompress\\[curves\\]"):
         Run().learn(config=replace(CONFIG, curves=tmp_path))
 
 

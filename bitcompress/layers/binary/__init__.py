@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bitcompress.layers.binary.activations import PReLU, RPReLU, TaA
 from bitcompress.layers.binary.block import BinaryBlock
+from bitcompress.layers.binary.branches import BinaryBranches, binary_branches
 from bitcompress.layers.binary.build import binary_block, stands
 from bitcompress.layers.binary.clock import Clock
 from bitcompress.layers.binary.packed import PackedBlock
@@ -16,6 +17,7 @@ __all__ = [
     "DAB",
     "METHODS",
     "BinaryBlock",
+    "BinaryBranches",
     "BlockSpec",
     "Clock",
     "Method",
@@ -27,5 +29,6 @@ __all__ = [
     "TaA",
     "TaR",
     "binary_block",
+    "binary_branches",
     "stands",
 ]

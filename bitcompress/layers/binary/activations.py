@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import UsageError
-from bitcompress.packed.binary import TailStep
+from bitcompress.packed.binary import TailStep, shaped
 
 
 class Activation(nn.Module, ABC):
@@ -31,9 +32,45 @@ class Activation(nn.Module, ABC):
             found = [TailStep("add", self.before), *found, TailStep("add", self.after)]
         return found
 
+    def forward(self, z: Tensor, axis: int, index: Tensor | None) -> Tensor:
+        """The same numbers in fewer passes and with their gradients, for training.
+
+        Shapes: z (N, O, ...) for axis 1 or (..., O) for -1; index (N,) rows of the tables.
+        """
+
+        def row(table: Tensor) -> Tensor:
+            return shaped(table[0] if len(table) == 1 else table[index], z, axis)
+
+        before, after = (None if t is None else row(t) for t in (self.before, self.after))
+        y: Tensor = _Moved.apply(z, before, row(self.slope), after)  # type: ignore[no-untyped-call]
+        return y
+
     def extra_repr(self) -> str:
         """Sizes, for print(model)."""
         return f"{self.channels}" + (f", groups={self.groups}" if self.groups > 1 else "")
+
+
+class _Moved(torch.autograd.Function):
+    """leaky(z + before; slope) + after, in passes that write over what is there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, before: Tensor | None, slope: Tensor, after: Tensor | None
+    ) -> Tensor:
+        v = z if before is None else z + before
+        ctx.save_for_backward(v, slope)
+        ctx.shapes = [None if t is None else t.shape for t in (before, slope, after)]
+        y = torch.clamp(v, max=0).mul_(slope).add_(torch.clamp(v, min=0))
+        return y if after is None else y.add_(after)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (v, slope), grad = ctx.saved_tensors, grads[0]
+        before, of_slope, after = ctx.shapes
+        to_slope = torch.clamp(v, max=0).mul_(grad).sum_to_size(of_slope)
+        to_z = torch.lt(v, 0, out=torch.empty_like(v)).mul_(slope - 1).add_(1).mul_(grad)
+        to_before = None if before is None else to_z.sum_to_size(before)
+        return to_z, to_before, to_slope, None if after is None else grad.sum_to_size(after)
 
 
 class PReLU(Activation):

@@ -28,6 +28,7 @@ from bitcompress.layers.binary.thresholds import DAB, Threshold
 from bitcompress.layers.geometry import pad_for
 from bitcompress.packed.binary import TailStep, as_pixels, as_tokens, run_tail, sample_scaled, times
 from bitcompress.packed.dab import WORD
+from bitcompress.packed.ops import memory_format_like
 from bitcompress.packed.stored import pack
 
 STAGES = ("activations", "both")
@@ -82,12 +83,15 @@ class BinaryBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer, with its shortcut."""
-        if self.training and isinstance(self.norm, ChannelBatchNorm | ChannelLayerNorm):
-            return self.finish(*self.parts(x), x)
+        index = self._index(x)
+        if self.training:
+            if isinstance(self.norm, ChannelBatchNorm | ChannelLayerNorm):
+                return self.finish(*self.parts(x), x)
+            z, shortcut = self._parts(x, *self.folded())
+            return self._reduced(self._closing(z, shortcut, index), x)
         gain, shift = self.folded()
         z, shortcut = self._parts(x, gain)
-        y = run_tail(z, self.tail(shift), self.axis, self._index(x), shortcut)
-        return self._reduced(y, x)
+        return self._reduced(run_tail(z, self.tail(shift), self.axis, index, shortcut), x)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The scaled sums before any norm, and what the shortcut adds; pictures (N, O, H, W)."""
@@ -96,13 +100,29 @@ class BinaryBlock(nn.Module):
     def finish(self, scaled: Tensor, shortcut: Tensor | None, x: Tensor) -> Tensor:
         """The rest of forward, from what `parts` gave of x; a batch norm in training as such."""
         if self.training and isinstance(self.norm, ChannelBatchNorm | ChannelLayerNorm):
-            z = scaled if self.bias is None else scaled + self.bias
-            z, rest = self.norm(z), self.tail(None, normed=True)
+            z = self.norm(scaled if self.bias is None else self._moved(scaled, self.bias))
         else:
             gain, shift = self.folded()
             z = scaled if gain is None else scaled * along(gain, scaled.dim(), self.axis)
-            rest = self.tail(shift)
-        return self._reduced(run_tail(z, rest, self.axis, self._index(x), shortcut), x)
+            if not self.training:
+                y = run_tail(z, self.tail(shift), self.axis, self._index(x), shortcut)
+                return self._reduced(y, x)
+            z = z if shift is None else self._moved(z, shift)
+        return self._reduced(self._closing(z, shortcut, self._index(x)), x)
+
+    def _moved(self, z: Tensor, shift: Tensor) -> Tensor:
+        return z + along(shift, z.dim(), self.axis)
+
+    def _closing(self, z: Tensor, shortcut: Tensor | None, index: Tensor | None) -> Tensor:
+        """Activation and shortcut, in the order of the method, for training."""
+        act = self.activation
+        if self.spec.rule.before:
+            z = z if act is None else act(z, self.axis, index)
+            z, act = (z if shortcut is None else z + shortcut), None
+        else:
+            z = z if shortcut is None else z + shortcut
+        z = z if act is None else act(z, self.axis, index)
+        return _laid(z) if self.axis == PICTURES else z
 
     def sums(self, x: Tensor) -> Tensor:
         """The exact sums of signs, (N, rows, OH, OW); tokens are the pixels of one row."""
@@ -128,10 +148,10 @@ class BinaryBlock(nn.Module):
             return None, self.bias
         return self.norm.fold()
 
-    def tail(self, shift: Tensor | None, normed: bool = False) -> list[TailStep]:
-        """The steps after the scaled sums; normed: those after a norm that has run already."""
+    def tail(self, shift: Tensor | None) -> list[TailStep]:
+        """The steps after the scaled sums."""
         steps = [] if shift is None else [TailStep("add", shift[None])]
-        if isinstance(self.norm, ChannelLayerNorm) and not normed:
+        if isinstance(self.norm, ChannelLayerNorm):
             steps.append(TailStep("norm", self.norm.weight[None], self.norm.bias, self.norm.eps))
         acts = [] if self.activation is None else self.activation.steps()
         cut = [] if self.shortcut is None else [TailStep("shortcut")]
@@ -187,36 +207,45 @@ class BinaryBlock(nn.Module):
         whole = self.axis == TOKENS or x.dim() == (3 if self.core.geometry.line else 4)
         return self.clock.index(x.shape[0] if whole else 1)
 
-    def _parts(self, x: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _parts(
+        self, x: Tensor, gain: Tensor | None, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         pictures = self._opened(x)
-        seen = self._bordered(pictures)
-        s, alpha = self.threshold(pictures, self._index(x), seen)
-        z = self._scaled(s, alpha, gain)
+        s, alpha = self.threshold(pictures, self._index(x), self._bordered(pictures))
+        z = self._scaled(s, alpha, gain, shift if alpha is None else None)
+        z = z if alpha is None or shift is None else self._moved(z, shift)
         if self.shortcut is None:
             return z, None
-        return z, self.shortcut(pictures, tuple(z.shape[2:]) if self.axis == PICTURES else None)
+        size = (z.shape[2], z.shape[3]) if self.axis == PICTURES else None
+        return z, self.shortcut(pictures, size)
 
-    def _scaled(self, s: Tensor, alpha: Tensor | None, gain: Tensor | None) -> Tensor:
-        rows = None if gain is None else gain.repeat_interleave(self.core.copies)
+    def _scaled(
+        self, s: Tensor, alpha: Tensor | None, gain: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
+        gain, shift = (
+            None if t is None else t.repeat_interleave(self.core.copies) for t in (gain, shift)
+        )
         scaling = self.scaling
         if scaling in (Scaling.NONE, Scaling.SAMPLE):
-            z = self._product(s, rows)
+            z = self._product(s, gain, shift)
             return z if alpha is None else sample_scaled(z, alpha, self.axis)
         assert alpha is not None
         each = alpha
         if scaling is Scaling.WORD:
             if not self.training and not torch.is_grad_enabled():
-                return self._word_products(s, alpha, rows)
+                return self._word_products(s, alpha, gain)
             each = alpha.repeat_interleave(WORD, 1)[:, : s.shape[1]]
-        z = self._product(s * along(each, s.dim(), self.axis), rows)
+        z = self._product(s * along(each, s.dim(), self.axis), gain, None, reals=True)
         if scaling is Scaling.WORD and not self.training:
-            return _shown(z, self._word_products(s, alpha, rows))
+            return _shown(z, self._word_products(s, alpha, gain))
         return z
 
-    def _product(self, s: Tensor, rows: Tensor | None) -> Tensor:
+    def _product(
+        self, s: Tensor, gain: Tensor | None, shift: Tensor | None, *, reals: bool = False
+    ) -> Tensor:
         if self.axis == TOKENS:
-            return as_tokens(self.core(as_pixels(s), rows), s)
-        return self.core.geometry.placed(self.core(s, rows))
+            return as_tokens(self.core(as_pixels(s), gain, shift, reals=reals), s)
+        return self.core.geometry.placed(self.core(s, gain, shift, reals=reals))
 
     def _word_products(self, s: Tensor, alpha: Tensor, rows: Tensor | None) -> Tensor:
         """scale (alpha_0 p_0 + ...), left to right, as packed.binary.word_sums; no gradient."""
@@ -230,6 +259,28 @@ class BinaryBlock(nn.Module):
             assert total is not None
             scale = scale if rows is None else scale * rows
             return self.core.geometry.placed(times(total, scale))
+
+
+class _Laid(torch.autograd.Function):
+    """x, whose gradient comes back in the order in memory of x.
+
+    Slices and pads behind a block give theirs in another, and batch norm, PReLU and sums of two
+    orders are many times slower then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.order = memory_format_like(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous(memory_format=ctx.order)
+
+
+def _laid(x: Tensor) -> Tensor:
+    result: Tensor = _Laid.apply(x)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Shown(torch.autograd.Function):

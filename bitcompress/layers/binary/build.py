@@ -85,7 +85,7 @@ def binary_block(
     rule = rule_of(layer, spec)
     axis = TOKENS if isinstance(layer, nn.Linear) else PICTURES
     weight, bias, geometry = _weight_of(layer)
-    cin, cout = _sizes(layer)
+    cin, cout = sizes_of(layer)
     block_norm = norm_of(_norm_kind(spec, rule, norm), cout, norm, axis)
     if norm is not None and block_norm is None:
         raise UsageError("a block without norm cannot absorb one: leave it in the model")
@@ -111,7 +111,8 @@ def _weight_of(layer: nn.Module) -> tuple[Tensor, Tensor | None, ConvGeometry]:
     return geometry.weight_of(layer).detach().float(), bias, geometry
 
 
-def _sizes(layer: nn.Module) -> tuple[int, int]:
+def sizes_of(layer: nn.Module) -> tuple[int, int]:
+    """Input and output channels of a layer."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     assert isinstance(layer, CONVOLUTIONS)

@@ -149,18 +149,14 @@ def fitted(
 ) -> Tensor:
     """x (N, C, H, W) at another height and width.
 
-    A stride takes the average of each stride x stride pixels, the last ones fewer where the size is
-    rounded up, or adaptive averages where the sizes differ still; an enlarging layer takes the
-    nearest pixel; what is left is cut off, or filled with zeros, evenly on both sides.
+    A stride takes the average of each stride x stride pixels, fewer at the end; an enlarging layer
+    takes the nearest pixel; what is left is cut off, or filled with zeros, evenly on both sides.
     """
     if up is not None:
         large = (x.shape[2] * up[0], x.shape[3] * up[1])
         x = F.interpolate(x, size=large, mode="nearest")
     elif stride != (1, 1):
-        pooled = [-(-x.shape[2 + i] // stride[i]) for i in range(2)]
-        if tuple(pooled) == size:
-            return F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
-        return F.adaptive_avg_pool2d(x, size)
+        x = F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
     rows, columns = (x.shape[2 + i] - size[i] for i in range(2))
     if rows == 0 and columns == 0:
         return x

@@ -69,6 +69,12 @@ class Threshold(nn.Module, ABC):
         return f"{self.channels}{groups}"
 
 
+def working(x: Tensor) -> torch.dtype:
+    """The type of signs: that of autocast where it is on (signs are exact in any), else float32."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
 def picked(table: Tensor, index: Tensor | None) -> Tensor:
     """The rows of a table (K, C): (C,) where there is one, else (N, C)."""
     if table.shape[0] == 1:
@@ -84,7 +90,8 @@ class _Static(Threshold):
     ) -> tuple[Tensor, Tensor | None]:
         """Sign(gain x + bias)."""
         shift = along(picked(self.bias, index), x.dim(), self.axis)
-        return self.sign(x if seen is None else seen, shift, self._gain(x)), None
+        dtype = working(x)
+        return self.sign(x if seen is None else seen, shift, self._gain(x), dtype), None
 
     def bounds(self, x: Tensor, index: Tensor | None = None) -> Cut:
         """The table's row, whatever x is."""
@@ -173,4 +180,4 @@ class DAB(Threshold):
             power = bounded(tables.exponent * (words_mean(apart, self.mode) - 1), self.mode)
             scale = torch.exp(power.double()).float()
         shift = along(-beta, x.dim(), self.axis)
-        return self.sign(x if seen is None else seen, shift, self._gain(x)), scale
+        return self.sign(x if seen is None else seen, shift, self._gain(x), working(x)), scale

@@ -49,11 +49,31 @@ def copied(net: nn.Module, *, sharing: bool, clocks: bool = False) -> nn.Module:
     return copy.deepcopy(net, {id(part): part for part in kept})
 
 
+HOOKS = [
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+]  # fmt: skip
+
+
+def _hooks_taken(unit: nn.Module) -> dict[str, Any]:
+    """The hooks of a layer, taken from it and from what is inside.
+
+    They belong to its place in the net, where they run once for all copies; and a copy of a layer
+    must not copy the net that a hook knows.
+    """
+    hooks = {name: vars(unit)[name] for name in HOOKS}
+    for module in unit.modules():
+        for name in HOOKS:
+            vars(module)[name] = type(vars(module)[name])()
+    return hooks
+
+
 class PerCopy(nn.Module):
     """A layer for each copy; the first has the parameters of the net."""
 
     def __init__(self, module: nn.Module, ratio: int) -> None:
         super().__init__()
+        self.stands_for = getattr(module, "stands_for", None)
         self.layers = nn.ModuleList(copied(module, sharing=p == 0) for p in range(ratio))
 
     def forward(self, *args: Any, **named: Any) -> Any:
@@ -72,6 +92,7 @@ class Grid(nn.Module):
     def __init__(self, module: nn.Module, ratio: int, channels: int, axis: int) -> None:
         super().__init__()
         self.ratio, self.axis = ratio, axis
+        self.stands_for = getattr(module, "stands_for", None)
         self.layers = nn.ModuleList(copied(module, sharing=n == 0) for n in range(ratio * ratio))
         uneven = 1 + UNEVEN * (2 * torch.rand(ratio, ratio - 1, channels) - 1)
         self.shares = nn.Parameter(uneven / ratio)
@@ -140,11 +161,13 @@ class Columns(nn.Module):
         inner = [m for m in order if isinstance(m, PRODUCTS)][1:-1]
         made: dict[nn.Module, nn.Module] = {}
         for module, out in order.items():
+            hooks = _hooks_taken(module)
             if module in inner:
                 axis = module.axis if isinstance(module, BinaryBlock) else _axis(module)
                 made[module] = Grid(module, ratio, out.shape[axis], axis)
             else:
                 made[module] = PerCopy(module, ratio)
+            vars(made[module]).update(hooks)
         for name, module in units.items():
             if module in made:
                 self.wide.set_submodule(name, made[module])

@@ -31,7 +31,7 @@ class Steps {
   bool empty() const { return kinds_.empty(); }
 
   // The chain for rows of channels; `shape` is that of the rows with channels last.
-  std::vector<bc_step> bound(const Context& context, const Shape& shape) const {
+  std::vector<bc_step> bound(const Context& context, const Shape& shape, bool whole) const {
     std::vector<bc_step> steps;
     size_t next = first_;
     for (const int64_t kind : kinds_) {
@@ -44,7 +44,7 @@ class Steps {
                 "gain and shift of a norm must have " + std::to_string(vector[0]) + " numbers");
         step.data = gain.reals(), step.shift = shift.reals(), step.value = eps_;
       } else if (takes_operand(kind)) {
-        set(step, context.real(next++), shape);
+        set(step, context.real(next++), shape, whole);
       }
       steps.push_back(step);
     }
@@ -52,15 +52,15 @@ class Steps {
   }
 
  private:
-  // An operand is one number, one vector of channels, or as large as the rows.
-  static void set(bc_step& step, const Tensor& operand, const Shape& shape) {
+  // An operand is one number, one vector of channels, or where `whole` as large as the rows.
+  static void set(bc_step& step, const Tensor& operand, const Shape& shape, bool whole) {
     const int64_t size = product(operand.shape), channels = shape.back();
     if (size == 1) {
       step.value = operand.reals()[0];
     } else if (size == channels && operand.axis(1) == channels) {
       step.data = operand.reals(), step.row = 0, step.column = 1;
     } else {
-      require(operand.shape == shape, "an operand of a step is " + text(operand.shape) +
+      require(whole && operand.shape == shape, "an operand of a step is " + text(operand.shape) +
                                           ", the rows are " + text(shape));
       step.data = operand.reals(), step.row = channels, step.column = 1;
     }
@@ -144,8 +144,9 @@ class Layer : public Kernel {
   int64_t channels() const { return geometry_.weight[1] * geometry_.groups; }
 
   void go(const Context& context, bc_run run, const Shape& in_rows, const Shape& out_rows) const {
-    const std::vector<bc_step> head = head_.bound(context, in_rows);
-    const std::vector<bc_step> tail = tail_.bound(context, out_rows);
+    const bool whole = run.out_order == BC_CHANNELS_LAST;
+    const std::vector<bc_step> head = head_.bound(context, in_rows, true);
+    const std::vector<bc_step> tail = tail_.bound(context, out_rows, whole);
     run.head = head.data(), run.head_count = static_cast<int64_t>(head.size());
     run.tail = tail.data(), run.tail_count = static_cast<int64_t>(tail.size());
     context.with_threads([&] { check(bc_layer_run(layer_.get(), &run, Context::threads()), "the run"); });
@@ -178,25 +179,36 @@ class Linear final : public Layer {
 
 class Conv2d final : public Layer {
  public:
-  using Layer::Layer;
+  Conv2d(const Info& info, Geometry geometry)
+      : Layer(info, std::move(geometry)),
+        x_last_(info.integer("x_last", 0, 1) != 0),
+        y_last_(info.integer("y_last", 0, 1) != 0) {
+    require(x_last_ || head_.empty(), "steps before a convolution need x_last");
+  }
 
   void compute(const Context& context) const override {
     const Tensor x = context.real(0);
-    require(x.shape.size() == 4 && x.shape[1] == channels(),
-            "x is " + text(x.shape) + ", the convolution takes (N, " + std::to_string(channels()) +
-                ", H, W)");
+    const size_t channel = x_last_ ? 3 : 1;
+    require(x.shape.size() == 4 && x.shape[channel] == channels(),
+            "x is " + text(x.shape) + ", the convolution takes " + std::to_string(channels()) +
+                " channels in axis " + std::to_string(channel) + " of 4");
+    bc_run run{};
+    run.images = x.shape[0], run.height = x.shape[x_last_ ? 1 : 2], run.width = x.shape[x_last_ ? 2 : 3];
     int64_t h = 0, w = 0;
-    check(bc_layer_size(layer_.get(), x.shape[2], x.shape[3], &h, &w), "the size of x");
-    const Shape made{x.shape[0], geometry_.weight[0], h, w};
+    check(bc_layer_size(layer_.get(), run.height, run.width, &h, &w), "the size of x");
+    const Shape rows{run.images, h, w, geometry_.weight[0]};
+    const Shape made = y_last_ ? rows : Shape{run.images, geometry_.weight[0], h, w};
     float* out = context.output(made);
     if (product(made) == 0 || product(x.shape) == 0) return;
-    bc_run run{};
-    run.images = x.shape[0], run.height = x.shape[2], run.width = x.shape[3];
-    run.x = x.data, run.x_order = BC_CHANNELS_FIRST, run.out_order = BC_CHANNELS_FIRST;
-    run.sink.out = out;
-    require(head_.empty(), "steps before a convolution are not taken");
-    go(context, run, {}, {x.shape[0], h, w, geometry_.weight[0]});
+    run.x = x.data, run.x_order = x_last_ ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST;
+    run.out_order = y_last_ ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST;
+    run.pitch = x_last_ ? channels() : 0;
+    run.sink.out = out, run.sink.pitch = y_last_ ? geometry_.weight[0] : 0;
+    go(context, run, x.shape, rows);
   }
+
+ private:
+  bool x_last_, y_last_;
 };
 
 }  // namespace

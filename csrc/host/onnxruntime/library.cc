@@ -17,8 +17,8 @@ struct Named {
 
 constexpr Named kMakers[] = {
     {"BitConv2d", make_conv2d}, {"BitLinear", make_linear}, {"BitMatMul", make_matmul},
-    {"BitAttention", make_attention}, {"LayerNorm", make_layer_norm}, {"Gelu", make_gelu},
-    {"Sigmoid", make_sigmoid},    {"Silu", make_silu},        {"Unit", make_unit},
+    {"BitAttention", make_attention}, {"LayerNorm", make_layer_norm}, {"BitGelu", make_gelu},
+    {"BitSigmoid", make_sigmoid},    {"Silu", make_silu},        {"Unit", make_unit},
 };
 constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]);
 static_assert(kCount == sizeof(kMakers) / sizeof(kMakers[0]), "an operator has no kernel");

@@ -127,6 +127,7 @@ class Attention final : public Kernel {
       : grids_(grids_of(info, {"q", "k", "p", "v"})),
         per_row_(info.integer("per_row", 0, 1) != 0),
         turned_(info.integer("turned", 0, 1) != 0),
+        factor_(info.real("factor")),
         multiplies_(info.integers("multiplies")),
         repeats_(info.integers("repeats")),
         first_term_(info.schema().port("term0")) {
@@ -169,7 +170,7 @@ class Attention final : public Kernel {
     const std::vector<std::vector<int64_t>> starts = term_starts(context, a);
     const std::vector<bc_term> terms = terms_of(context, a, starts);
     a.terms = terms.data(), a.term_count = static_cast<int64_t>(terms.size());
-    a.heads = 1, a.q_factor = 1.0f, a.per_row = per_row_ ? 1 : 0;
+    a.heads = 1, a.q_factor = factor_, a.per_row = per_row_ ? 1 : 0;
     a.out.data = out, a.out.starts = out_starts.data(), a.out.row = a.values;
     context.with_threads([&] { check(bc_attend(&a, Context::threads()), "the attention"); });
   }
@@ -215,6 +216,7 @@ class Attention final : public Kernel {
 
   std::vector<OperandGrid> grids_;
   bool per_row_, turned_;
+  float factor_;
   Shape multiplies_, repeats_;
   size_t first_term_;
 };

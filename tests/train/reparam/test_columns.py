@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitcompress.blocks import BlockPolicy, blocks_of, insert_blocks, prepare_binary
 from bitcompress.layers.binary import BlockSpec, Clock, binary_block
 from bitcompress.models.resnet_cifar import ResNetCifar
 from bitcompress.train.reparam import Columns
@@ -222,3 +223,35 @@ def test_the_net_itself_is_left_alone() -> None:
     Columns(net, 2, ((x,), {}))
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert [m.training for m in net.modules()] == modes
+
+
+class ByFunctions(nn.Module):
+    """Products and activations as function calls, which rules answer by place and order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mid = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.kernel = nn.Parameter(torch.randn(32, 32, 3, 3) / 17)
+        self.tail = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.mid(torch.relu(self.head(x))))
+        y = torch.relu(functional.conv2d(y, self.kernel, None, padding=1))
+        out: Tensor = self.tail(y)
+        return out
+
+
+def test_a_rewritten_model_grows_too() -> None:
+    torch.manual_seed(6)
+    policy = BlockPolicy(method="reactnet")
+    student = insert_blocks(prepare_binary(ByFunctions(), PICTURES, policy))
+    assert len(blocks_of(student)) == 2
+    wide = Columns(student, 2, ((PICTURES,), {}))
+    student.eval(), wide.eval()
+    want = student(PICTURES)
+    assert torch.equal(wide(PICTURES), want)
+    wide.train()
+    wide(PICTURES).square().sum().backward()
+    grids = [m for m in wide.modules() if isinstance(m, Grid)]
+    assert len(grids) == 2 and all(grid.shares.grad is not None for grid in grids)
+    assert torch.equal(student(PICTURES), want)

@@ -1,0 +1,83 @@
+"""An exported file as a model that takes and gives torch tensors, pictures of any size too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitcompress.backends.session import ort_session
+from bitcompress.errors import LoadError, ShapeError
+
+OVERLAP = 4
+"""A tile of a file of one size shares a fourth of its side with its neighbour."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file tells of itself.
+
+    step: sides must be multiples of it; 0 where every size is fixed. side: the fixed side, or 0.
+    """
+
+    scale: int | None
+    image_range: float
+    step: int
+    side: int = 0
+
+
+class FileModel(nn.Module):
+    """A session as a model. Shapes: pictures (N, C, H, W) of any size if `told.scale` is known."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.session = ort_session(path)
+        self.told = _told(self.session, path)
+        self.names = [value.name for value in self.session.get_inputs()]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The first output. Raises: ShapeError for inputs that the file does not take."""
+        if len(inputs) != len(self.names):
+            raise ShapeError(f"the file takes {', '.join(self.names)}: {len(self.names)} inputs")
+        x = inputs[0]
+        height, width = x.shape[-2:] if x.dim() == 4 else (0, 0)
+        first = self._whole(x) if self.told.scale is not None and x.dim() == 4 else x
+        feed = {n: t.numpy() for n, t in zip(self.names, (first, *inputs[1:]), strict=True)}
+        try:
+            made = torch.from_numpy(self.session.run(None, feed)[0])
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            raise ShapeError(
+                f"the file does not take {tuple(x.shape)} {x.dtype}: {said}"
+            ) from error
+        if first.shape != x.shape and self.told.scale is not None:
+            made = made[..., : height * self.told.scale, : width * self.told.scale]
+        return made
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """The picture continued by its edge to a size that the file takes."""
+        step, side = self.told.step, self.told.side
+        if step == 1:
+            return x
+        more = [side - size if side else -size % max(step, 1) for size in x.shape[-2:]]
+        if min(more) < 0:
+            raise ShapeError(f"the file takes pictures up to {side}x{side}, not {tuple(x.shape)}")
+        return functional.pad(x, (0, more[1], 0, more[0]), "replicate") if any(more) else x
+
+
+def _told(session: Any, path: Path) -> Told:
+    try:
+        told = json.loads(session.get_modelmeta().custom_metadata_map["bitcompress"])
+        scale, image_range = told["scale"], float(told["image_range"] or 1.0)
+        shape = session.get_inputs()[0].shape
+        side = 0 if told["step"] or len(shape) != 4 else min(shape[2:])
+        return Told(scale, image_range, int(told["step"]), side)
+    except (KeyError, ValueError, TypeError) as error:
+        raise LoadError(
+            f"{path} does not say what it takes: export it with this release"
+        ) from error
