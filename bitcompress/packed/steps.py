@@ -74,6 +74,11 @@ def _norm(x: Tensor, step: Step) -> Tensor:
     return layer_norm(x, step.operand, step.shift, step.eps)
 
 
+def _mul_add(x: Tensor, step: Step) -> Tensor:
+    assert step.shift is not None
+    return x + _number(step) * step.shift
+
+
 def _number(step: Step) -> Tensor:
     """The operand as float32."""
     return torch.as_tensor(step.operand, dtype=torch.float32)
@@ -92,7 +97,7 @@ DEFINITIONS: dict[str, Callable[[Tensor, Step], Tensor]] = {
     "relu": lambda x, step: torch.where(x < 0, torch.zeros(()), x),
     "leaky": _leaky,
     "prelu": lambda x, step: torch.where(x > 0, x, x * _number(step)),
-    "mul_add": lambda x, step: x + _number(step) * step.shift,
+    "mul_add": _mul_add,
     "gelu": lambda x, step: gelu(x),
     "gelu_tanh": lambda x, step: gelu(x, "tanh"),
     "sigmoid": lambda x, step: sigmoid(x),
