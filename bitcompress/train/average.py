@@ -12,13 +12,17 @@ class Average:
     """decay * average + (1 - decay) * now, after each step, of every tensor of real numbers.
 
     The decay grows from nothing, min(decay, (1 + n) / (10 + n)) at the n-th step, so that a short
-    run does not end with its first weights. Whole numbers are those of the last step.
+    run does not end with its first weights. Whole numbers, and what began infinite (masks), are
+    those of the last step.
     Source: Polyak and Juditsky 1992; the warm-up is TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
         self.tensors, self.decay = list(tensors), decay
         self.values = [t.detach().clone() for t in tensors]
+        self.moving = [
+            t.is_floating_point() and bool(torch.isfinite(t).all()) for t in self.tensors
+        ]
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -30,8 +34,8 @@ class Average:
     def update(self, step: int) -> None:
         """Take in what the tensors are after a step, counted from 0 since the last restart."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        for value, tensor in zip(self.values, self.tensors, strict=True):
-            if tensor.is_floating_point():
+        for value, tensor, moves in zip(self.values, self.tensors, self.moving, strict=True):
+            if moves:
                 value.lerp_(tensor.detach(), 1 - keep)
             else:
                 value.copy_(tensor)

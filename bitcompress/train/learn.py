@@ -76,7 +76,8 @@ def learn(
             return fit(
                 groups, sent(batches, place, channels_last=config.channels_last), loss, whole,
                 device=device, folder=folder, resume=resume, progress=progress, stages=stages,
-                before=before, buffers=list(student.buffers()), log=log, remedy=SLOWER,
+                before=before, log=log, remedy=SLOWER,
+                buffers=[b for b in student.buffers() if not b.is_meta],
             )  # fmt: skip
         finally:
             student.eval()

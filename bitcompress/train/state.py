@@ -26,14 +26,10 @@ class State:
     average: Average | None
     digest: str
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Parameters and buffers."""
-        return [*self.params, *self.buffers]
-
     def broken(self) -> bool:
-        """Whether a parameter or a buffer holds a value that is no number."""
-        return not all(bool(torch.isfinite(t).all()) for t in self.tensors)
+        """Whether a parameter is not finite or a buffer no number; masks may well be infinite."""
+        finite = all(bool(torch.isfinite(p).all()) for p in self.params)
+        return not finite or any(bool(torch.isnan(b).any()) for b in self.buffers)
 
     def save(self, path: Path, done: int, losses: list[float]) -> None:
         """Write it atomically: a kill leaves the old state or the new one, never a part."""

@@ -246,6 +246,15 @@ def test_gradients_that_are_no_numbers_do_not_reach_a_checkpoint(
     assert kept["step"] == 4 and all(torch.isfinite(p).all() for p in kept["params"])
 
 
+def test_infinite_masks_are_no_broken_weights(tmp_path: Path) -> None:
+    net = nn.Linear(5, 5)
+    net.register_buffer("mask", torch.full((3,), -math.inf))
+    config = LearnConfig(FitConfig(steps=2, save_every=1, average=0.5))
+    learn(net, lambda x: net(x).square().mean(), batches, config, folder=tmp_path)
+    assert torch.load(tmp_path / "train.ckpt", weights_only=True)["step"] == 2
+    assert (net.mask == -math.inf).all()
+
+
 def test_the_average_is_that_of_a_plain_loop() -> None:
     """Plain gradient descent by hand, and the average written out."""
     net = nn.Linear(5, 1, bias=False)
