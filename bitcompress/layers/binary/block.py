@@ -125,7 +125,7 @@ class BinaryBlock(nn.Module):
         return _laid(z) if self.axis == PICTURES else z
 
     def sums(self, x: Tensor) -> Tensor:
-        """The exact sums of signs, (N, rows, OH, OW); tokens are the pixels of one row."""
+        """The exact sums of signs, (N, rows, OH, OW) int32; tokens are pixels of one row."""
         with torch.no_grad():
             pictures = self._opened(x)
             theta = self.threshold.bounds(pictures, self._index(x)).theta
@@ -133,7 +133,8 @@ class BinaryBlock(nn.Module):
             bits = seen >= along(theta, seen.dim(), self.axis)
             s = torch.where(bits, 1.0, -1.0)
             signs, _ = binary_weight(self.core.weight, self.core.latent())
-            return self.core.sums(s if self.axis == PICTURES else as_pixels(s), signs)
+            p = self.core.sums(s if self.axis == PICTURES else as_pixels(s), signs)
+            return p.to(torch.int32)
 
     def bits(self, x: Tensor) -> Tensor:
         """Which numbers of x are +1 in this run. Returns: like x, bool."""
