@@ -22,8 +22,8 @@ from bitcompress.graph.intercept import Rewritten
 
 STEPS = (1, 8, 16)
 """Multiples of what picture sizes are tried, where the model does not tell its windows."""
-WINDOWS = ("window", "window_size", "split", "split_size", "windows")
-"""Attributes by which models tell the sizes of their windows."""
+WINDOWS = ("window", "window_size", "split", "split_size", "windows", "multiple")
+"""Attributes by which models tell the sizes of their windows, or of what sizes are multiples."""
 
 
 @dataclass(frozen=True)

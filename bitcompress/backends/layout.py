@@ -16,6 +16,8 @@ BY_NUMBER = {
     (DOMAIN, "BitGelu"), (DOMAIN, "BitSigmoid"), (DOMAIN, "Silu"),
 }  # fmt: skip
 """Operators whose first input alone is a picture, number by number."""
+LIKE = ("GroupNorm", "PixelMean")
+"""Operators of ours that read pictures in either order."""
 PAIRS = ("Add", "Mul", "Sub")
 
 
@@ -29,6 +31,8 @@ def channels_last(model: Any) -> None:
         elif node.domain == "" and node.op_type == "Transpose" and node.inputs[0] in last:
             if tuple(node.attributes["perm"].value) == TO_LAST:
                 node.outputs[0].replace_all_uses_with(last[node.inputs[0]])
+        elif node.domain == DOMAIN and node.op_type in LIKE and node.inputs[0] in last:
+            _turn_like(graph, node, last)
         elif _follows(node, last):
             _turn_pointwise(graph, node, last)
 
@@ -85,6 +89,15 @@ def _turn_convolution(graph: Any, node: Any, last: dict[Any, Any]) -> None:
     for name in ("x_last", "y_last"):
         node.attributes[name] = ir.AttrInt64(name, 1)
     _give_back(graph, node, last)
+
+
+def _turn_like(graph: Any, node: Any, last: dict[Any, Any]) -> None:
+    import onnx_ir as ir
+
+    node.replace_input_with(0, last[node.inputs[0]])
+    node.attributes["x_last"] = ir.AttrInt64("x_last", 1)
+    if node.op_type == "GroupNorm":
+        _give_back(graph, node, last)
 
 
 def _follows(node: Any, last: dict[Any, Any]) -> bool:

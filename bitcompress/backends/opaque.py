@@ -19,8 +19,11 @@ from torch import Tensor
 from bitcompress import native
 from bitcompress.errors import NotPackable
 from bitcompress.packed.attention import AttendSpec, ProductGrids, Term, attend, multiply
+from bitcompress.packed.binary import define_leaky
 from bitcompress.packed.gelu import gelu
+from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.norm import layer_norm
+from bitcompress.packed.pixels import means
 from bitcompress.packed.sigmoid import sigmoid, silu
 from bitcompress.packed.tape import set_recorder
 from bitcompress.packed.unit import unit
@@ -110,11 +113,30 @@ def unit_node(x: Tensor, axis: int, least: float) -> Tensor:
     return unit(x.contiguous(), axis, least)
 
 
+@torch.library.custom_op("bitcompress::group_norm", mutates_args=())
+def group_norm_node(
+    x: Tensor, groups: int, gain: Tensor | None, shift: Tensor | None, eps: float
+) -> Tensor:
+    """Group norm by packed/group_norm.py."""
+    return group_norm(x, groups, gain, shift, eps).contiguous()
+
+
+@torch.library.custom_op("bitcompress::pixel_mean", mutates_args=())
+def pixel_mean_node(x: Tensor, centre: Tensor | None) -> Tensor:
+    """Means over pixels, or of |x - centre|, by packed/pixels.py."""
+    return means("pixel_mean", x) if centre is None else means("pixel_deviation", x, centre)
+
+
+@pixel_mean_node.register_fake
+def _channels_alone(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape[:2])
+
+
 def _same_shape(x: Tensor, *_: object) -> Tensor:
     return x.new_empty(x.shape)
 
 
-for _node in (norm, gelu_node, sigmoid_node, silu_node, unit_node):
+for _node in (norm, gelu_node, sigmoid_node, silu_node, unit_node, group_norm_node):
     _node.register_fake(_same_shape)
 
 
@@ -201,6 +223,18 @@ def _write_norm(target: tuple[bool, bool, float], x: Tensor, *affine: Tensor) ->
     return y
 
 
+def _write_group_norm(target: tuple[int, bool, bool, float], x: Tensor, *affine: Tensor) -> Tensor:
+    parts = list(affine)
+    gain, shift = (parts.pop(0) if there else None for there in target[1:3])
+    y: Tensor = group_norm_node(x, target[0], gain, shift, target[3])
+    return y
+
+
+def _write_leaky(z: Tensor, slope: Tensor) -> Tensor:
+    """PRelu, whose zeros may have another sign; with slopes of each sample as its definition."""
+    return define_leaky(z, slope) if slope.dim() == z.dim() else torch._prelu_kernel(z, slope)
+
+
 NODES: dict[str, Callable[..., Tensor]] = {
     "multiply": _write_product,
     "attend": _write_attention,
@@ -210,6 +244,10 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "sigmoid": lambda _, x: sigmoid_node(x),
     "silu": lambda _, x: silu_node(x),
     "unit": lambda target, x: unit_node(x, *target),
+    "pixel_mean": lambda _, x: pixel_mean_node(x, None),
+    "pixel_deviation": lambda _, x, centre: pixel_mean_node(x, centre),
+    "group_norm": _write_group_norm,
+    "leaky": lambda _, z, slope: _write_leaky(z, slope),
 }
 """Which node a step becomes, by the kind that packed/ gives it."""
 

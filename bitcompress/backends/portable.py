@@ -284,6 +284,30 @@ def _layer_norm(w: _Writer) -> Any:
     return w.op("LayerNormalization", *inputs, epsilon=w.attributes["eps"], axis=-1)
 
 
+def _pixel_mean(w: _Writer) -> Any:
+    """Means over all axes behind the channels."""
+    x, centre = w.inputs["x"], w.inputs.get("centre")
+    rank = len(w.node.inputs[0].shape)
+    axes = w.constant(np.arange(2, rank))
+    if centre is not None:
+        x = w.op("Abs", w.op("Sub", x, w.op("Unsqueeze", centre, axes)))
+    return w.op("ReduceMean", x, axes, keepdims=0)
+
+
+def _group_norm(w: _Writer) -> Any:
+    gain, shift = w.known("gain"), w.known("shift")
+    channels = int(w.node.inputs[0].shape[1])
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    affine = [
+        w.constant(other if part is None else part.astype(np.float32))
+        for part, other in ((gain, ones), (shift, zeros))
+    ]
+    return w.op(
+        "GroupNormalization", w.inputs["x"], *affine, num_groups=w.attributes["groups"],
+        epsilon=w.attributes["eps"],
+    )  # fmt: skip
+
+
 def _unit(w: _Writer) -> Any:
     axes = w.constant(np.array([w.attributes["axis"]], np.int64))
     length = w.op("ReduceL2", w.inputs["x"], axes, keepdims=1)
@@ -302,5 +326,7 @@ MEANINGS: Mapping[str, Callable[[_Writer], Any]] = {
     "BitSigmoid": lambda w: w.op("Sigmoid", w.inputs["x"]),
     "Silu": lambda w: w.op("Mul", w.inputs["x"], w.op("Sigmoid", w.inputs["x"])),
     "Unit": _unit,
+    "PixelMean": _pixel_mean,
+    "GroupNorm": _group_norm,
 }
 """One function an operator."""

@@ -131,6 +131,22 @@ def _attention(inputs: Inputs, attributes: Attributes) -> Tensor:
     return y
 
 
+def _pixel_mean(inputs: Inputs, attributes: Attributes) -> Tensor:
+    x = inputs["x"].movedim(-1, 1) if attributes["x_last"] else inputs["x"]
+    y: Tensor = opaque.pixel_mean_node(x, inputs.get("centre"))
+    return y
+
+
+def _group_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
+    last = attributes["x_last"]
+    x = inputs["x"].movedim(-1, 1) if last else inputs["x"]
+    y: Tensor = opaque.group_norm_node(
+        x, attributes["groups"], inputs.get("gain"), inputs.get("shift"),
+        float(f"{attributes['eps']:.7g}"),
+    )  # fmt: skip
+    return y.movedim(1, -1) if last else y
+
+
 MEANINGS: dict[str, Callable[[Inputs, Attributes], Tensor]] = {
     "BitConv2d": _conv2d,
     "BitLinear": _linear,
@@ -141,5 +157,7 @@ MEANINGS: dict[str, Callable[[Inputs, Attributes], Tensor]] = {
     "BitSigmoid": lambda i, a: opaque.sigmoid_node(i["x"]),
     "Silu": lambda i, a: opaque.silu_node(i["x"]),
     "Unit": lambda i, a: opaque.unit_node(i["x"], a["axis"], a["least"]),
+    "PixelMean": _pixel_mean,
+    "GroupNorm": _group_norm,
 }
 """One function an operator."""

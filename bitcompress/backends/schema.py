@@ -191,6 +191,26 @@ OPERATORS: dict[str, Operator] = {
                 Attribute("least", "float", "the least that is divided by"),
             ),
         ),
+        Operator(
+            "PixelMean",
+            "Mean over the pixels, or of |x - centre|, by packed/pixels.py. y (N, C).",
+            (Port("x", "real", "(N, C, ...)"), Port("centre", "real", "(N, C)", "optional")),
+            (Attribute("x_last", "int", "1: x is (N, ..., C)", 0),),
+        ),
+        Operator(
+            "GroupNorm",
+            "Group norm of pictures, by packed/group_norm.py. x (N, C, ...).",
+            (
+                Port("x", "real", "(N, C, ...)"),
+                Port("gain", "parameter", "(C,)", "optional"),
+                Port("shift", "parameter", "(C,)", "optional"),
+            ),
+            (
+                Attribute("groups", "int", "how many share their channels' mean and variance"),
+                Attribute("eps", "float", "added to the variance, as a decimal of seven digits"),
+                Attribute("x_last", "int", "1: x and y are (N, ..., C)", 0),
+            ),
+        ),
     )
 }  # fmt: skip
 """The operators by name."""

@@ -15,6 +15,14 @@ from bitcompress.backends import (
 from bitcompress.errors import NotPackable
 
 
+def _changes(value: Any) -> bool:
+    """Whether a value follows from an input of the model; parameters have other names."""
+    made = value.producer()
+    if made is None:
+        return bool(value.name.startswith("inputs"))
+    return any(_changes(part) for part in made.inputs if part is not None)
+
+
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table that torch.onnx.export takes; registers the schemas with onnx."""
     import onnx_ir as ir
@@ -51,10 +59,10 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         if words is not None:
             raise NotPackable(
                 "a scale of the activations for each word of channels (dab_scale: group) has no "
-                "operator in a file: binarize with dab_scale tensor or channel"
+                "operator in a file: binarize with dab_scale tensor"
             )
-        channels = [int(size) for size in theta.shape][1:]
-        fixed = theta.shape[0] == 1 and pad_value == 0
+        channels = [int(theta.shape[1])]
+        fixed = pad_value == 0 and not _changes(theta)
         pads, cut = list(padding), (None, None)
         if fixed:  # a step: stretch 0 makes the scale of the cut 0
             zeros = np.zeros(channels, np.float32)
@@ -107,6 +115,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def unit(x: Any, axis: int, least: float) -> Any:
         return op.Unit(x, axis=axis, least=least)
 
+    def group_norm(x: Any, groups: int, gain: Any, shift: Any, eps: float) -> Any:
+        return op.GroupNorm(x, gain, shift, groups=groups, eps=eps)
+
+    def pixel_mean(x: Any, centre: Any) -> Any:
+        return op.PixelMean(x, centre)
+
     made = (
         linear,
         conv2d,
@@ -118,6 +132,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         sigmoid,
         silu,
         unit,
+        group_norm,
+        pixel_mean,
     )
     domain = torch.ops.bitcompress
     return {getattr(domain, function.__name__).default: function for function in made}

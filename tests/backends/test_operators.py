@@ -150,6 +150,59 @@ def test_what_stands_between(run_node: Any, op_type: str, attributes: dict[str, 
     np.testing.assert_array_equal(made, evaluate(op_type, inputs, full).numpy())
 
 
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("size", [(1, 1), (9, 11), (20, 37)])
+def test_means_over_pixels(run_node: Any, last: int, size: tuple[int, int]) -> None:
+    x, centre = numbers(2, 5, *size), numbers(2, 5, seed=1)
+    x[0, 0, 0, 0] = -0.0
+    given = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if last else x
+    for inputs in ([given], [given, centre]):
+        made = run_node("PixelMean", inputs, (), x_last=last)
+        np.testing.assert_array_equal(made, evaluate("PixelMean", inputs, {"x_last": last}).numpy())
+        apart = x if len(inputs) == 1 else np.abs(x - centre[..., None, None])
+        truth = apart.astype(np.float64).mean((2, 3))
+        np.testing.assert_allclose(made, truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+def test_group_norm(run_node: Any, last: int, affine: bool, eps: float) -> None:
+    x = numbers(2, 12, 9, 31, scale=3.0) + 5
+    inputs = [np.ascontiguousarray(np.moveaxis(x, 1, -1)) if last else x]
+    parts = [numbers(12, seed=1).astype(np.float16), numbers(12, seed=2)] if affine else []
+    attributes = {"groups": 4, "eps": eps, "x_last": last}
+    made = run_node("GroupNorm", [*inputs, *parts], range(1, 1 + len(parts)), **attributes)
+    np.testing.assert_array_equal(
+        made, evaluate("GroupNorm", [*inputs, *parts], attributes).numpy()
+    )
+    wide = [torch.from_numpy(part.astype(np.float64)) for part in (x, *parts)]
+    truth = torch.nn.functional.group_norm(wide[0], 4, *wide[1:], eps=eps).numpy()
+    np.testing.assert_allclose(
+        np.moveaxis(made, -1, 1) if last else made, truth, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes", "says"),
+    [
+        ("PixelMean", [np.zeros((2, 3), np.float32)], {}, r"pictures are \(N, C, \.\.\.\)"),
+        ("PixelMean", [np.zeros((2, 3, 0), np.float32)], {}, "has no pixel"),
+        (
+            "PixelMean", [np.zeros((2, 3, 4), np.float32), np.zeros((2, 4), np.float32)], {},
+            r"centre is \(2, 4\), not \(2, 3\)",
+        ),
+        ("GroupNorm", [np.zeros((2, 3, 4), np.float32)], {"groups": 2, "eps": 1e-5}, "2 groups"),
+        ("GroupNorm", [np.zeros((2, 3, 4), np.float32)], {"groups": 0, "eps": 1e-5}, "groups is 0"),
+    ],
+)  # fmt: skip
+def test_what_pictures_are_refused(
+    run_node: Any, op_type: str, inputs: Any, attributes: Any, says: str
+) -> None:
+    with pytest.raises(Exception, match=says):
+        run_node(op_type, inputs, (), **attributes)
+
+
 GOOD = {"weight_shape": [19, 33], "weight_bits": 2, "input_bits": 2}
 
 

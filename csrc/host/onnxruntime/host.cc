@@ -210,6 +210,15 @@ Tensor Context::real(size_t i) const {
   return tensor;
 }
 
+bool Context::has(size_t i) const {
+  const Value* value = nullptr;
+  if (i < inputs()) {
+    check(api_, api_.at<Status*(const KernelContext*, size_t, const Value**)>(kContextGetInput)(
+                    context_, i, &value));
+  }
+  return value != nullptr;
+}
+
 float* Context::output(const Shape& shape) const {
   Value* value = nullptr;
   check(api_, api_.at<Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>(

@@ -104,6 +104,8 @@ class Context {
   size_t inputs() const;
   // Input number i, of float32.
   Tensor real(size_t i) const;
+  // Whether input number i is connected.
+  bool has(size_t i) const;
   float* output(const Shape& shape) const;
   // Runs what calls of bits.h do inside on the threads of the session.
   template <class F>
@@ -144,6 +146,8 @@ std::unique_ptr<Kernel> make_gelu(const Info& info);
 std::unique_ptr<Kernel> make_sigmoid(const Info& info);
 std::unique_ptr<Kernel> make_silu(const Info& info);
 std::unique_ptr<Kernel> make_unit(const Info& info);
+std::unique_ptr<Kernel> make_pixel_mean(const Info& info);
+std::unique_ptr<Kernel> make_group_norm(const Info& info);
 
 #include "operators.inc"
 

@@ -19,6 +19,7 @@ constexpr Named kMakers[] = {
     {"BitConv2d", make_conv2d}, {"BitLinear", make_linear}, {"BitMatMul", make_matmul},
     {"BitAttention", make_attention}, {"LayerNorm", make_layer_norm}, {"BitGelu", make_gelu},
     {"BitSigmoid", make_sigmoid},    {"Silu", make_silu},        {"Unit", make_unit},
+    {"PixelMean", make_pixel_mean},  {"GroupNorm", make_group_norm},
 };
 constexpr size_t kCount = sizeof(kOperators) / sizeof(kOperators[0]);
 static_assert(kCount == sizeof(kMakers) / sizeof(kMakers[0]), "an operator has no kernel");

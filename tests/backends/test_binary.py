@@ -1,0 +1,90 @@
+"""Binary networks as files: statistics of pictures, and blocks that know the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import bitcompress
+from bitcompress.backends.session import ort_session
+from bitcompress.blocks import BlockPolicy, insert_blocks, pack_blocks, prepare_binary, settle
+from bitcompress.graph.intercept import Rewritten
+from bitcompress.models.targets import build_target
+
+pytestmark = pytest.mark.ort
+
+
+class Residual(nn.Module):
+    """A small network whose middle becomes a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3, padding=1)
+        self.middle = nn.Conv2d(32, 32, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.last = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shapes: (N, 3, H, W) -> as x."""
+        y = self.first(x).relu()
+        y = y + self.norm(self.middle(y)).relu()
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+def packed(net: nn.Module, example: tuple[torch.Tensor, ...], policy: BlockPolicy) -> Rewritten:
+    """A network of blocks on bits, settled on the example."""
+    student = insert_blocks(prepare_binary(net.eval(), example, policy))
+    settle(student, [example])
+    pack_blocks(student)
+    return student
+
+
+def checked(report: dict[str, Any]) -> dict[str, int]:
+    """How many nodes of each operator a report tells of, after what every report must say."""
+    assert all(row["unequal"] == 0 for row in report["operators"])
+    assert all(row["flipped_codes"] == 0 and row["psnr_db"] > 100 for row in report["whole"])
+    assert len({tuple(row["input"]) for row in report["whole"]}) == 2
+    return {row["operator"]: row["nodes"] for row in report["operators"]}
+
+
+def test_statistics_of_each_picture_are_operators(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 24, 24)
+    student = packed(Residual(), (x,), BlockPolicy("bidense"))
+    report = bitcompress.export(student, tmp_path / "m.onnx", (x,))
+    assert checked(report) == {"PixelMean": 2, "BitConv2d": 1}
+    assert report["sizes"]["step"] == 1 and report["nodes"] < 60
+
+
+def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = build_target("bidiffsr-tiny", {"inner": 8, "groups": 4})
+    example = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), torch.tensor([700]))
+    policy = BlockPolicy(
+        "bidiffsr", time_groups=5, min_channels=8, keep=net.float_layers, start="scratch"
+    )  # type: ignore[arg-type]
+    student = packed(net, example, policy)
+    spread = torch.Generator().manual_seed(3)
+    for table in student.buffers():
+        if table.dim() == 2 and len(table) == 5:  # fresh tables are alike at all times
+            table.add_(torch.randn(table.shape, generator=spread), alpha=0.1)
+    named = dict(zip(("input", "input1", "t"), example, strict=True))
+    report = bitcompress.export(student, tmp_path / "m.onnx", named)
+    assert {"BitConv2d", "GroupNorm", "Silu"} <= set(checked(report))
+    assert report["sizes"]["step"] == 2
+    session = ort_session(tmp_path / "m.onnx")
+    made = []
+    for times in ([3, 3], [3, 1999]):
+        feed = (torch.rand(2, 3, 10, 14, generator=spread.manual_seed(1)),) * 2
+        t = torch.tensor(times)
+        with torch.no_grad():
+            truth = student.run_net(*feed, t=t)
+        names = {"input": feed[0].numpy(), "input1": feed[1].numpy(), "t": t.numpy()}
+        made.append(torch.from_numpy(session.run(None, names)[0]))
+        torch.testing.assert_close(made[-1], truth, rtol=1e-4, atol=1e-4)
+    assert torch.equal(made[0][0], made[1][0])  # a sample has its own time
+    assert not torch.equal(made[0][1], made[1][1])
