@@ -82,7 +82,8 @@ SETUPS: dict[str, Setup] = {
     ),
     "diffsr": Setup(
         task="diffusion", data="data/photos", held="data/Set5/HR", target="bidiffsr-tiny", scale=2,
-        options={"patch": 20}, float_fit={"steps": 2400, "batch": 16, "lr": 2e-3},
+        config={"spread": 0.05, "dropout": 0.0}, options={"patch": 16, "steps": 5},
+        float_fit={"steps": 2400, "batch": 16, "lr": 3e-3},
         overrides={"train.steps": 2400},
     ),
 }  # fmt: skip
@@ -227,17 +228,19 @@ def row(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
 
 
-def keep(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+def keep(
+    arguments: argparse.Namespace, found: dict[str, Any], script: str = "binary_table.py"
+) -> None:
     """Write the figures of a row with what it takes to run it again."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    arguments.results.mkdir(parents=True, exist_ok=True)
     words = [word for word in sys.argv[1:] if not word.startswith("/")]
     whole = {
         **found, "seed": arguments.seed, "device": arguments.device,
-        "command": "python examples/binary_table.py " + shlex.join(words),
+        "command": f"python examples/{script} {shlex.join(words)}",
         "machine": machine(), "versions": versions(), "load": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    path = RESULTS / f"{found['row']}-seed{arguments.seed}.json"
+    path = arguments.results / f"{found['row']}-seed{arguments.seed}.json"
     path.write_text(json.dumps(jsonable(whole), indent=1) + "\n", encoding="utf-8")
     print(path.name, found.get("packed"), f"{found['seconds']:.0f} s")
 
@@ -264,6 +267,7 @@ def main() -> None:
             one.set_defaults(name="cifar-tuned")
         one.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
         one.add_argument("--work", type=Path, default=ROOT / "build" / "binary")
+        one.add_argument("--results", type=Path, default=RESULTS)
         one.add_argument("--seed", type=int, default=0)
         one.add_argument("--steps", type=int, default=0, help="Other than the table's own.")
         one.add_argument("--threads", type=int, default=2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitcompress.measure.page import GREY, INK, Page
 
 Pixels = NDArray[np.uint8]
-WIDTH, MARGIN, HEAD, CELL, CAPTION, CHART = 1400, 40, 84, 240, 34, 300
+WIDTH, MARGIN, HEAD, CELL, CAPTION, CHART = 1400, 40, 84, 240, 34, 340
 MOST_SAMPLES = 5
 COLOURS = {"float": "#b8b8b8", "packed": "#2a6fbb"}
 PAIRS = {
@@ -66,7 +66,7 @@ def _bars(
 ) -> None:
     """Two bars a layer on a logarithmic scale, float beside packed; float layers have one."""
     page.text(MARGIN, top + 16, title, 10, weight="bold")
-    axis = page.axes(MARGIN + 50, top + 34, WIDTH - 2 * MARGIN - 60, CHART - 100)
+    axis = page.axes(MARGIN + 50, top + 34, WIDTH - 2 * MARGIN - 60, CHART - 140)
     for shift, (who, key) in enumerate(zip(COLOURS, keys, strict=True)):
         here = [
             (i, row[key]) for i, row in enumerate(rows)
@@ -81,7 +81,7 @@ def _bars(
     every = math.ceil(max(len(rows), 1) / 40)
     axis.set_xticks(
         range(0, len(rows), every),
-        [str(row["name"])[-24:] for row in rows[::every]],
+        [str(row["name"])[-18:] for row in rows[::every]],
         rotation=60, ha="right", fontsize=6,
     )  # fmt: skip
     axis.tick_params(axis="y", labelsize=7, colors=INK)

@@ -38,6 +38,11 @@ def stands(layer: nn.Module, spec: BlockSpec) -> str:
         cin, cout, same = layer.in_channels, layer.out_channels, keeps_size(layer, geometry)
         if spec.pad_value and (geometry.up is not None or geometry.trim != (0, 0)):
             return "a border of signs is for convolutions with an even padding"
+        parted = rule_of(layer, spec).threshold == "dab" and spec.dab_scale in ("group", "channel")
+        if parted and spec.dab_scale == "group" and layer.groups > 1:
+            return "DAB's scale for words of 32 channels is for convolutions of one group"
+        if parted and spec.pad_value:
+            return "a border of signs has no scale of DAB: give pad_value 0 or dab_scale tensor"
     if rule_of(layer, spec).shortcut != "identity" or not spec.shortcut:
         return ""
     if not same:

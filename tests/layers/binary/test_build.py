@@ -116,6 +116,14 @@ def test_where_a_method_cannot_stand(layer: nn.Module, method: str, reason: str)
         assert not stands(layer, BlockSpec(instead))
 
 
+def test_scales_of_dab_that_stand_nowhere() -> None:
+    grouped = nn.Conv2d(64, 64, 3, padding=1, groups=2)
+    assert "one group" in stands(grouped, BlockSpec("bidense", dab_scale="group"))
+    assert not stands(grouped, BlockSpec("bidense"))
+    border = BlockSpec("bidense", dab_scale="group", pad_value=1)
+    assert "no scale of DAB" in stands(CONV, border)
+
+
 def test_bad_requests_are_refused() -> None:
     for spec in (
         {"method": "bireel"}, {"method": "xnor", "groups": 2}, {"method": "xnor", "pad_value": 2},
