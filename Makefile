@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon fuzz test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx tensorrt-plugins fuzz test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -30,7 +30,7 @@ test: SELECT := -m "not slow"
 test: test-python test-native-off test-cpp
 
 test-all: SELECT :=
-test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon
+test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx
 
 test-python: $(NATIVE)
 	$(BIN)/python -m pytest $(SELECT)
@@ -74,6 +74,47 @@ test-neon: $(TOOLS)
 	      ctest --test-dir build/neon --output-on-failure || exit 1; \
 	  done; \
 	fi
+
+# The CUDA kernels and the plugins of TensorRT: compiled, linked, and driven as far as the machine goes.
+# nvcc and the headers come from PyPI, into a folder of their own.
+CUDA_ARCHITECTURES := 80;90;120
+CUDA_PACKAGES := 'nvidia-cuda-nvcc~=13.0' 'nvidia-cuda-crt~=13.0' 'nvidia-nvvm~=13.0' \
+  'nvidia-cuda-runtime~=13.0' 'nvidia-cuda-cccl~=13.0'
+TENSORRT_INCLUDE := $(CURDIR)/build/cuda/headers/kernel_lens/include/tensorrt
+CUDA_FLAGS = -DBITCOMPRESS_PYTHON=OFF -DBITCOMPRESS_CUDA=ON -DBITCOMPRESS_TENSORRT=ON \
+  -DBITCOMPRESS_CUDA_ROOT=$(CURDIR)/build/cuda/toolkit/nvidia/cu13 \
+  -DBITCOMPRESS_TENSORRT_INCLUDE=$(TENSORRT_INCLUDE) "-DBITCOMPRESS_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)"
+GET_CUDA = test -e build/cuda/.stamp || { mkdir -p build/cuda && \
+  $(PIP) install --quiet --upgrade --target build/cuda/toolkit $(CUDA_PACKAGES) && \
+  $(PIP) install --quiet --upgrade --no-deps --target build/cuda/headers kernel-lens==2.0.1 && touch build/cuda/.stamp; }
+test-cuda: $(TOOLS)
+	@if ! { $(GET_CUDA); }; then \
+	  echo "skipped: nvcc 13 or the headers of TensorRT cannot be had from PyPI here"; \
+	else \
+	  cmake -S . -B build/cuda/tests -G Ninja $(CUDA_FLAGS) -DBITCOMPRESS_TESTS=ON && \
+	  cmake --build build/cuda/tests --target test_cuda test_tensorrt bitcompress_cuda bitcompress_tensorrt \
+	    bitcompress_tensorrt_twin && \
+	  ctest --test-dir build/cuda/tests --output-on-failure --verbose -R 'cuda|tensorrt'; \
+	fi
+
+# TensorRT for RTX lists the creators and makes plugins without a GPU, where its wheels can be had.
+test-rtx: test-cuda $(READY)
+	@if ! test -e build/cuda/tests/libbitcompress_tensorrt.so || ! { test -e build/cuda/.stamp-rtx || { \
+	  $(PIP) install --quiet --upgrade --no-deps --target build/cuda/rtx tensorrt_rtx_cu13_libs \
+	    tensorrt_rtx_cu13_bindings && touch build/cuda/.stamp-rtx; }; }; then \
+	  echo "skipped: the plugins are not built, or TensorRT for RTX cannot be had from PyPI here"; \
+	else \
+	  BITCOMPRESS_RTX=$(CURDIR)/build/cuda/rtx \
+	  BITCOMPRESS_TENSORRT_PLUGINS=$(CURDIR)/build/cuda/tests/libbitcompress_tensorrt.so \
+	    $(BIN)/python -m pytest tests/backends/test_tensorrt_rtx.py; \
+	fi
+
+# Both libraries, into the package; TENSORRT_INCLUDE=/path/to/TensorRT/include for another version of it.
+tensorrt-plugins: $(TOOLS)
+	$(GET_CUDA)
+	cmake -S . -B build/cuda/libraries -G Ninja $(CUDA_FLAGS)
+	cmake --build build/cuda/libraries --target bitcompress_cuda bitcompress_tensorrt
+	cp build/cuda/libraries/libbitcompress_cuda.so build/cuda/libraries/libbitcompress_tensorrt.so bitcompress/
 
 # Random calls of the C interface for SECONDS, by libFuzzer where clang is installed.
 SECONDS := 60

@@ -47,16 +47,18 @@ _here = threading.local()
 
 
 @contextlib.contextmanager
-def traced() -> Iterator[None]:
+def traced(state: bool = True) -> Iterator[None]:
     """While a model is written down as a graph of packed operators, for another runtime.
 
     Its tensors have no numbers; whoever asks whether kernels take one decides as for a plain one.
+    state: False where an operator is written down as its definition.
     """
-    _here.traced = True
+    before = is_traced()
+    _here.traced = state
     try:
         yield
     finally:
-        _here.traced = False
+        _here.traced = before
 
 
 def is_traced() -> bool:

@@ -82,7 +82,8 @@ SETUPS: dict[str, Setup] = {
     ),
     "diffsr": Setup(
         task="diffusion", data="data/photos", held="data/Set5/HR", target="bidiffsr-tiny", scale=2,
-        options={"patch": 20}, float_fit={"steps": 2400, "batch": 16, "lr": 2e-3},
+        config={"spread": 0.05, "dropout": 0.0}, options={"patch": 16, "steps": 5},
+        float_fit={"steps": 2400, "batch": 16, "lr": 3e-3},
         overrides={"train.steps": 2400},
     ),
 }  # fmt: skip

@@ -172,7 +172,8 @@ class _Writer:
             return node(target, *inputs)
         before = set_recorder(None)
         try:
-            return compute()
+            with native.traced(False):
+                return compute()
         finally:
             set_recorder(before)
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from bitcompress.backends import (
     opaque,  # noqa: F401  (makes the nodes known)
     schema,
 )
+from bitcompress.errors import NotPackable
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table that torch.onnx.export takes; registers the schemas with onnx."""
+    import onnx_ir as ir
     from onnxscript.values import Opset
 
     schema.register()
-    op = Opset(schema.DOMAIN, schema.VERSION)
+    op, standard = Opset(schema.DOMAIN, schema.VERSION), Opset("", 20)
 
     def linear(
         x: Any, weight: Any, shape: Sequence[int], w_scale: Any, w_offset: Any, bias: Any,
@@ -38,6 +41,35 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             x, weight, w_scale, w_offset, x_scale, x_offset, bias, stretch, shift,
             weight_shape=list(shape), weight_bits=w_bits, input_bits=x_bits, strides=list(stride),
             pads=list(padding), dilations=list(dilation), group=groups,
+        )  # fmt: skip
+
+    def binary_conv2d(
+        x: Any, theta: Any, words: Any, weight: Any, shape: Sequence[int], scale: Any,
+        stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+        pad_value: int,
+    ) -> Any:  # fmt: skip
+        if words is not None:
+            raise NotPackable(
+                "a scale of the activations for each word of channels (dab_scale: group) has no "
+                "operator in a file: binarize with dab_scale tensor or channel"
+            )
+        channels = [int(size) for size in theta.shape][1:]
+        fixed = theta.shape[0] == 1 and pad_value == 0
+        pads, cut = list(padding), (None, None)
+        if fixed:  # a step: stretch 0 makes the scale of the cut 0
+            zeros = np.zeros(channels, np.float32)
+            cut = (standard.Constant(value=ir.tensor(zeros)), standard.Reshape(theta, channels))
+        else:  # signs, which the grid of +1 and -1 reads back
+            flat = standard.Unsqueeze(theta, [2, 3])
+            x = standard.Where(standard.GreaterOrEqual(x, flat), 1.0, -1.0)
+            if pad_value and any(pads):
+                border = [0, 0, *pads, 0, 0, *pads]
+                x, pads = standard.Pad(x, border, 1.0 if pad_value > 0 else -1.0), [0, 0]
+        two, low = (standard.Constant(value=ir.tensor(np.array([v], np.float32))) for v in (2, -1))
+        return op.BitConv2d(
+            x, weight, standard.Mul(scale, two), standard.Neg(scale), two, low, None, *cut,
+            weight_shape=list(shape), weight_bits=1, input_bits=1, strides=list(stride),
+            pads=pads, dilations=list(dilation), group=groups,
         )  # fmt: skip
 
     def product(
@@ -75,6 +107,17 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def unit(x: Any, axis: int, least: float) -> Any:
         return op.Unit(x, axis=axis, least=least)
 
-    made = (linear, conv2d, product, attention, layer_norm, gelu, sigmoid, silu, unit)
+    made = (
+        linear,
+        conv2d,
+        binary_conv2d,
+        product,
+        attention,
+        layer_norm,
+        gelu,
+        sigmoid,
+        silu,
+        unit,
+    )
     domain = torch.ops.bitcompress
     return {getattr(domain, function.__name__).default: function for function in made}

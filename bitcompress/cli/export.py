@@ -40,7 +40,9 @@ def run_export(
     if backend == "tensorrt":
         if portable:
             raise UsageError("--portable is for --to onnx: TensorRT gets the packed operators")
-        report = _tensorrt().export_engine(loaded, place, example, overwrite=overwrite, progress=progress)
+        report = _tensorrt().export_engine(
+            loaded, place, example, overwrite=overwrite, progress=progress
+        )
     else:
         report = export(
             loaded, place, example, overwrite=overwrite, portable=portable, progress=progress

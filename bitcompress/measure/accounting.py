@@ -106,14 +106,14 @@ class Accounting:
         return said
 
 
-def account(model: nn.Module, *inputs: Any) -> Accounting:
+def account(model: nn.Module, *inputs: Any, **named: Any) -> Accounting:
     """Counts of one run of a model with binary blocks, trainable or packed, in eval mode."""
     counter = _Counter()
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), _watched(model, counter), counter:
-            model(*inputs)
+            model(*inputs, **named)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -219,7 +219,10 @@ _FORMULAS: dict[str, Callable[[tuple[Any, ...], Any], tuple[str, int]]] = {
 
 @contextmanager
 def _watched(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """While this is open, binary blocks report their products, and nothing in them is counted."""
+    """While this is open, binary blocks and group norms report what they do, and hide the rest.
+
+    A packed model runs group norm by a definition of our own, which the dispatcher does not see.
+    """
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         counter.inside += 1
@@ -228,11 +231,19 @@ def _watched(model: nn.Module, counter: _Counter) -> Iterator[None]:
         counter.inside -= 1
         counter.counts["binary"] += module.weights * _places(module, args[0], out)
 
+    def normed(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        counter.inside -= 1
+        if not counter.inside:
+            counter.counts["norm"] += out.numel()
+
     handles = []
     for module in model.modules():
         if isinstance(module, BinaryBlock | PackedBlock):
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
+        elif isinstance(module, nn.GroupNorm):
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(normed))
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from torch import nn
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.site import Site
+from bitcompress.measure.accounting import account
 from bitcompress.measure.cost import float_bytes
 from bitcompress.measure.flips import Near
 from bitcompress.measure.layer_times import layer_times
@@ -74,6 +75,7 @@ def build_report(
     real, mine = layer_times(float_model, example), layer_times(model, example)
     rows = [_row(plan.row(), plan.site.shapes, stored, real, mine, near) for plan in plans]
     whole = float_bytes(float_model)
+    args, kwargs = as_inputs(example)
     parameters = sum(p.numel() for p in float_model.parameters())
     work = sum(row["macs"] for row in rows) or 1
     packed_work = sum(row["macs"] for row in rows if row["state"] == "packed")
@@ -85,9 +87,11 @@ def build_report(
             "packed_bytes": packed_bytes,
             "ratio": whole / packed_bytes,
             **paper_counts(rows, parameters),
+            "counted": account(model, *args, **kwargs).figures(),
             "about": "float_bytes: real parameters in fp32. packed_bytes: all files that run "
             "needs, on disk. paper_params, paper_ops: float + binary / 32 and / 64, as papers "
-            "count; no measurement.",
+            "count; no measurement. counted: the same with norms, attention and tables, real and "
+            "binary apart.",
         },
         "states": {s: sum(row["state"] == s for row in rows) for s in ("packed", "float")},
         "coverage": packed_work / work,

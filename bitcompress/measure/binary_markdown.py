@@ -88,7 +88,21 @@ def _size(size: Mapping[str, Any]) -> list[str]:
         f"As papers count (float + binary / 32 and / 64), which measures nothing: "
         f"{size['paper_params'] / 1e6:.3f} M of {size['float_params'] / 1e6:.3f} M parameters, "
         f"{size['paper_ops'] / 1e9:.4f} G of {size['float_ops'] / 1e9:.4f} G operations.",
+        *_counted(size.get("counted")),
         "",
+    ]
+
+
+def _counted(counted: Mapping[str, float] | None) -> list[str]:
+    """The full count, real and binary apart: what stays float often is most of it."""
+    if not counted:
+        return []
+    return [
+        "",
+        f"With tables, norms and attention: {counted['params_real']:,} real parameters and "
+        f"{counted['params_binary']:,} binary weights; {counted['ops_real'] / 1e9:.4f} G real "
+        f"operations ({counted['ops_real'] / max(counted['ops'], 1):.0%} of the count) and "
+        f"{counted['macs_binary'] / 1e9:.4f} G binary ones / 64.",
     ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bitcompress import native
 from bitcompress.errors import ShapeError
-from bitcompress.packed import definition
+from bitcompress.packed import cuda, definition
 from bitcompress.packed.rows import Rows, centred, rows_of
 from bitcompress.packed.stored import unpack
 from bitcompress.quant.spec import codes_of, in_groups
@@ -186,6 +186,11 @@ def linear(
     """
     if x.shape[-1] != weight_shape[1]:
         raise ShapeError(f"input has {x.shape[-1]} features, the weight takes {weight_shape[1]}")
+    if cuda.takes(x):
+        return cuda.linear(
+            x, weight, weight_shape, (weight_scale, weight_offset), bias,
+            (input_scale, input_offset), stretch, shift, (input_bits, weight_bits),
+        )  # fmt: skip
     w = unpack(weight, weight_bits, list(weight_shape))
     grid = channel_grid(input_scale, input_offset, stretch, shift)
     codes = encode(x, *grid, input_bits).view(1, -1, x.shape[-1])
@@ -220,8 +225,14 @@ def conv2d(
             f"input is {tuple(x.shape)}, the convolution takes "
             f"(N, {weight_shape[1] * groups}, H, W)"
         )
+    size = conv2d_size(x.shape, weight_shape, stride, padding, dilation)
+    if cuda.takes(x):
+        return cuda.conv2d(
+            x, weight, weight_shape, (weight_scale, weight_offset), bias,
+            (input_scale, input_offset), stretch, shift, (input_bits, weight_bits),
+            stride, padding, dilation, groups, size, memory_format_like(x),
+        )  # fmt: skip
     w = unpack(weight, weight_bits, list(weight_shape))
-    conv2d_size(x.shape, weight_shape, stride, padding, dilation)
     grid = channel_grid(input_scale, input_offset, stretch, shift)
     codes = encode(x.permute(0, 2, 3, 1), *grid, input_bits)
     real = conv2d_reals(
@@ -262,10 +273,18 @@ def matmul(
     """
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         raise ShapeError(f"cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
+    lead, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
+    if cuda.takes(a) and cuda.takes(b):
+        spread = [
+            part.expand(*lead, 1, 1).reshape(-1) for part in (a_scale, a_offset, b_scale, b_offset)
+        ]
+        flat = a.reshape(-1, m, k), b.reshape(-1, k, n)
+        return cuda.matmul(
+            *flat, (spread[0], spread[1]), (spread[2], spread[3]), (a_bits, b_bits), per_row
+        ).view(*lead, m, n)
     if per_row:
         grids = (a_scale, a_offset), (b_scale, b_offset)
         return row_reals(rows_of(a.float()), b, *grids, (a_bits, b_bits)).to(a.dtype)
-    lead, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
     left = encode(a, a_scale, a_offset, a_bits).reshape(-1, m, k).contiguous()
     right = encode(b, b_scale, b_offset, b_bits).transpose(-2, -1).reshape(-1, n, k).contiguous()
 

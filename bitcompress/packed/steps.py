@@ -22,10 +22,11 @@ from bitcompress.quant.spec import codes_of
 NUMBERS = {
     "add": 1, "mul": 2, "sub": 3, "relu": 4, "leaky": 5, "gelu": 6, "sigmoid": 7, "norm": 8,
     "store": 9, "gelu_tanh": 10, "silu": 11, "prelu": 12,
+    "mul_add": 13,
 }  # fmt: skip
 """The kinds as csrc/include/bitcompress/bits.h numbers them."""
 
-OPERAND = ("add", "mul", "sub", "leaky", "prelu")
+OPERAND = ("add", "mul", "sub", "leaky", "prelu", "mul_add")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Step:
     relu     0 where x < 0
     leaky    x * operand where x < 0
     prelu    x where x > 0, else x * operand, as torch has it: a zero takes the sign of its product
+    mul_add  x + operand * shift, `shift` (C,)
     gelu, gelu_tanh, sigmoid, silu
     norm     layer norm over the channels, gain `operand` (C,), `shift` (C,), each or None, `eps`
     store    `out` is given the rows as they are here
@@ -57,6 +59,8 @@ class Step:
         if (self.kind in OPERAND) != (self.operand is not None) and self.kind != "norm":
             raise UsageError(f"the step {self.kind} takes {'an' if self.operand is None else 'no'} "
                              "operand")  # fmt: skip
+        if self.kind == "mul_add" and self.shift is None:
+            raise UsageError("the step mul_add takes a `shift`, what the operand is multiplied by")
         if (self.kind == "store") != (self.out is not None):
             raise UsageError("a step has `out` if it is `store`, and only then")
 
@@ -68,6 +72,11 @@ def _leaky(x: Tensor, step: Step) -> Tensor:
 def _norm(x: Tensor, step: Step) -> Tensor:
     assert step.operand is None or isinstance(step.operand, Tensor)
     return layer_norm(x, step.operand, step.shift, step.eps)
+
+
+def _mul_add(x: Tensor, step: Step) -> Tensor:
+    assert step.shift is not None
+    return x + _number(step) * step.shift
 
 
 def _number(step: Step) -> Tensor:
@@ -88,6 +97,7 @@ DEFINITIONS: dict[str, Callable[[Tensor, Step], Tensor]] = {
     "relu": lambda x, step: torch.where(x < 0, torch.zeros(()), x),
     "leaky": _leaky,
     "prelu": lambda x, step: torch.where(x > 0, x, x * _number(step)),
+    "mul_add": _mul_add,
     "gelu": lambda x, step: gelu(x),
     "gelu_tanh": lambda x, step: gelu(x, "tanh"),
     "sigmoid": lambda x, step: sigmoid(x),
@@ -137,12 +147,12 @@ def _parts(step: Step, shape: tuple[int, ...]) -> Parts:
         assert step.out is not None
         return number, 0.0, None, None, _rows(step.out, shape), 1
     if isinstance(step.operand, Tensor):
-        samples = _samples(step.operand, shape)
+        shift, samples = _plain(step.shift), _samples(step.operand, shape)
         if samples is not None:
             each = torch.Size(shape[1:-1]).numel()
-            return number, 0.0, samples, None, None, each
-        return number, 0.0, _rows(step.operand, shape), None, None, 1
-    return number, float(step.operand or 0.0), None, None, None, 1
+            return number, 0.0, samples, shift, None, each
+        return number, 0.0, _rows(step.operand, shape), shift, None, 1
+    return number, float(step.operand or 0.0), None, _plain(step.shift), None, 1
 
 
 def _plain(values: Tensor | None) -> Tensor | None:

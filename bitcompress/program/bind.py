@@ -95,7 +95,7 @@ def _chain(
             x = operands[part.operand]
             x = x.reshape(1, -1) if part.reach == "channel" else x
             each = rows // x.shape[0] if part.reach == "sample" else 1
-            made.append((steps.NUMBERS[part.kind], 0.0, x, None, None, each))
+            made.append((steps.NUMBERS[part.kind], 0.0, x, part.shift, None, each))
         else:
             made.append((steps.NUMBERS[part.kind], part.value, None, None, None, 1))
     return _kernels().Chain(made)

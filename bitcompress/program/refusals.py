@@ -36,6 +36,8 @@ DROPOUTS = frozenset(
     }
 )  # fmt: skip
 """They draw numbers only in training, of which their third argument tells."""
+ATTENTIONS = frozenset({aten._scaled_dot_product_flash_attention_for_cpu.default})
+"""They draw numbers only where their fourth argument, a share to drop, is above 0."""
 BY_PLACE = (aten.index.Tensor, aten.index.Tensor_out)
 """Their shape follows from numbers only where an index is a mask."""
 MAY_READ = (READS, "a shape follows from numbers")
@@ -48,6 +50,8 @@ def refusal(func: Any, args: Sequence[Any], constant: bool) -> str:
     """Why an operator cannot be repeated; empty where it can. constant: its tensors all are."""
     reason = REFUSED.get(func, "")
     if func in DROPOUTS and not args[2]:
+        return ""
+    if func in ATTENTIONS and (len(args) < 4 or args[3] == 0):
         return ""
     for tag, why in TAGS.items():
         if not reason and tag in func.tags and not _by_place(func, args):

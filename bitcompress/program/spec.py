@@ -42,9 +42,10 @@ class RowStep:
     """One step on rows of channels: kinds as in packed/steps.py.
 
     operand: the place of its tensor among the arguments of the node, -1 for none; `gain` and
-    `shift` are those of a norm; `value` a scalar, a slope or an eps. reach: "whole" for an operand
-    of a number for each, "channel" for a vector, "row" for one number a row, "sample" for rows
-    (N, C or 1) of which each serves all rows of a picture.
+    `shift` are those of a norm, `shift` also what the operand of a mul_add is multiplied by;
+    `value` a scalar, a slope or an eps. reach: "whole" for an operand of a number for each,
+    "channel" for a vector, "row" for one number a row, "sample" for rows (N, C or 1) of which each
+    serves all rows of a picture.
     """
 
     kind: str

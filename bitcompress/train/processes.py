@@ -57,6 +57,7 @@ def shared(buffers: Sequence[Tensor]) -> None:
 
     for dtype in dict.fromkeys(b.dtype for b in buffers):  # in one order everywhere
         same = [b for b in buffers if b.dtype == dtype]
-        flat = broadcast(torch.cat([b.reshape(-1) for b in same]))
+        flat = torch.cat([b.reshape(-1) for b in same])
+        flat = broadcast(flat.byte() if dtype == torch.bool else flat)
         for buffer, value in zip(same, flat.split([b.numel() for b in same]), strict=True):
             buffer.copy_(value.view_as(buffer))

@@ -129,6 +129,7 @@ struct StepRows {
   int64_t x_pitch, rows, n;
   float* out;
   int64_t out_pitch;
+  const float* gain = nullptr;  // of BC_MUL_ADD, [n]
 };
 
 // Up to 256 pixels of a picture. Sums of d = x - from (from null: of x), of |d| and of d d go to each

@@ -12,11 +12,11 @@
 namespace bc {
 namespace {
 
-bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_PRELU; }
+bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_MUL_ADD; }
 
 bool has_operand(int32_t kind) {
   return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY ||
-         kind == BC_PRELU;
+         kind == BC_PRELU || kind == BC_MUL_ADD;
 }
 
 bool in_reach(int64_t rows, int64_t channels, int64_t row, int64_t column) {
@@ -59,13 +59,14 @@ void one(const Kernels& k, const bc_step& s, int64_t first, int64_t rows, int64_
   }
   if (s.data == nullptr || s.each <= 1 || s.row == 0) {
     const float* data = s.data == nullptr ? nullptr : s.data + first * s.row;
-    return k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch});
+    return k.step_rows({s.kind, s.value, data, s.row, s.column, x, pitch, rows, n, out, out_pitch,
+                        s.shift});
   }
   for (int64_t r = 0; r < rows;) {  // as far as rows share their operand
     const int64_t place = (first + r) / s.each;
     const int64_t count = std::min(rows - r, (place + 1) * s.each - first - r);
     k.step_rows({s.kind, s.value, s.data + place * s.row, 0, s.column, x + r * pitch, pitch, count,
-                 n, out + r * out_pitch, out_pitch});
+                 n, out + r * out_pitch, out_pitch, s.shift});
     r += count;
   }
 }
@@ -81,6 +82,7 @@ bc_status check_steps(const bc_step* steps, int64_t count, int64_t rows, int64_t
     if (has_operand(s.kind) && s.data != nullptr &&
         (s.each < 0 || s.each > kMostSize || !in_reach(rows, channels, s.row, s.column)))
       return BC_BAD_SHAPE;
+    if (s.kind == BC_MUL_ADD && missing(channels, {s.shift})) return BC_BAD_ARGUMENT;
     if (s.kind == BC_NORM && channels == 0) return BC_EMPTY;
     if (s.kind == BC_STORE) {
       if (missing(rows * channels, {s.out})) return BC_BAD_ARGUMENT;

@@ -32,7 +32,7 @@ Side side_of(const bc_cuda_matrices& from, const bc_cuda_grid& grid, int64_t row
 }
 
 template <class W>
-bc_status cut(const Side& side, const Size& size, const float* divide, void* stream) {
+bc_status cut(const Side& side, const Size& size, const float* divide, float factor, void* stream) {
   const bool kept = side.grid.per_length == 0 && size.k >= side.grid.shortest;
   const double length = static_cast<double>(size.k);
   const Spread spread{side.grid, static_cast<float>(std::pow(length, -0.5)),
@@ -42,13 +42,14 @@ bc_status cut(const Side& side, const Size& size, const float* divide, void* str
   if (status != BC_OK) return status;
   const Cut by{{side.scale, BC_CUDA_FLOAT32, size.batch}, {side.offset, BC_CUDA_FLOAT32, size.batch},
                {nullptr, 0, 0}, {nullptr, 0, 0}, static_cast<float>((1 << side.grid.bits) - 1)};
-  const CutRows<W> rows{side.from, by, divide, side.rows, size.k, size.words, side.words, side.sums};
+  const CutRows<W> rows{side.from, by, divide, factor, side.rows, size.k, size.words, side.words, side.sums};
   return each(rows, size.batch * side.rows, stream);
 }
 
 // Rows cut relative to themselves: by what, and what comes back; all null else.
 struct Shares {
   const float *divide, *gain, *total;
+  float factor;  // of the left operand
 };
 
 struct Target {
@@ -59,8 +60,8 @@ struct Target {
 template <class W>
 bc_status product_of(const Side& a, const Side& b, const Size& size, const Shares& shares, const Terms& terms,
                      const Target& to, void* stream) {
-  bc_status status = cut<W>(a, size, shares.divide, stream);
-  if (status == BC_OK) status = cut<W>(b, size, nullptr, stream);
+  bc_status status = cut<W>(a, size, shares.divide, shares.factor, stream);
+  if (status == BC_OK) status = cut<W>(b, size, nullptr, 1.0f, stream);
   if (status != BC_OK) return status;
   const MatrixOperands operands{a.rows, b.rows, size.words, a.words, b.words};
   const MatrixReading reading{a.rows,   b.rows,   size.k,   a.sums,      b.sums,       a.scale, a.offset,
@@ -187,12 +188,12 @@ extern "C" bc_status bc_cuda_multiply(const bc_cuda_product* p, void* scratch, v
                     is_real(p->out_type) && scratch != nullptr;
   if (!good) return BC_BAD_ARGUMENT;
   const ProductParts parts = parts_of(*p, scratch);
-  Shares shares{nullptr, nullptr, nullptr};
+  Shares shares{nullptr, nullptr, nullptr, 1.0f};
   if (p->per_row != 0) {
     const bc_status shared = blocks(RowShares(p->a, p->batch, p->m, p->k, parts.gain, parts.total),
                                     blocks_for(p->batch * p->m), stream);
     if (shared != BC_OK) return shared;
-    shares = {parts.gain, parts.gain, parts.total};
+    shares = {parts.gain, parts.gain, parts.total, 1.0f};
   }
   Terms none;
   none.count = 0;
@@ -217,15 +218,15 @@ extern "C" bc_status bc_cuda_attend(const bc_cuda_attention* a, void* scratch, v
   none.count = 0;
   if (!good || !terms_of(*a, &terms)) return BC_BAD_ARGUMENT;
   const AttentionParts parts = parts_of(*a, scratch);
-  const Shares plain{nullptr, nullptr, nullptr};
-  status = product(parts.q, parts.k, parts.logits_size, plain, terms, {parts.logits, BC_CUDA_FLOAT32, a->form},
+  const Shares plain{nullptr, nullptr, nullptr, 1.0f}, multiplied{nullptr, nullptr, nullptr, a->q_factor};
+  status = product(parts.q, parts.k, parts.logits_size, multiplied, terms, {parts.logits, BC_CUDA_FLOAT32, a->form},
                    stream);
   if (status != BC_OK) return status;
   const bool per_row = a->per_row != 0;
   const int64_t rows = a->batch * a->queries;
   status = blocks(Softmax(parts.logits, rows, a->keys, !per_row, parts.gain, parts.total), blocks_for(rows), stream);
   if (status != BC_OK) return status;
-  const Shares shares = per_row ? Shares{nullptr, parts.gain, parts.total} : plain;
+  const Shares shares = per_row ? Shares{nullptr, parts.gain, parts.total, 1.0f} : plain;
   return product(parts.p, parts.v, parts.values_size, shares, none, {a->out, a->out_type, a->form}, stream);
 }
 

@@ -63,6 +63,7 @@ struct CutRows {
   bc_cuda_matrices from;
   Cut cut;             // of one grid a matrix: scale and offset [batch]
   const float* divide; // null, or what each row is divided by first: [batch][rows]
+  float factor;        // or multiplied by
   int64_t rows, k, words;
   uint32_t* out;
   int32_t* sums;
@@ -76,7 +77,7 @@ struct CutRows {
       uint32_t word = 0;
       for (int c = 0; c < W::kCodes && w * W::kCodes + c < k; ++c) {
         float x = at(from.numbers, start + (w * W::kCodes + c) * from.column);
-        if (divide != nullptr) x = div(x, divide[i]);
+        x = divide != nullptr ? div(x, divide[i]) : mul(x, factor);
         word |= code_of(x, s, o, cut.top) << (c * W::kBits);
       }
       out[i * words + w] = word;

@@ -30,6 +30,11 @@ Chain::Chain(std::vector<StepParts> parts) : held_(std::move(parts)) {
     } else if (data.has_value()) {
       operand(step, *data);
     }
+    if (kind == BC_MUL_ADD && shift.has_value()) {
+      check<float>(*shift, "the gain of an operand", 1);
+      extents_.push_back({1, static_cast<int64_t>(shift->shape(0)), true});
+      step.shift = floats<const float>(*shift, "the gain of an operand");
+    }
     if (out.has_value()) {
       if (out->ndim() != 2) refuse("what a step stores to must have 2 axes");
       const Rows rows = rows_in(*out, "what a step stores to", shape_of(*out));

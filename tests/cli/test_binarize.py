@@ -229,13 +229,16 @@ def test_broken_off_and_resumed_gives_the_same_file(
 
 @pytest.mark.slow
 def test_two_processes(small: Path, labelled: Path, tmp_path: Path) -> None:
+    # Without --multi_gpu, accelerate starts one process on a CPU; where there is no GPU, and
+    # ACCELERATE_USE_CPU says so, that flag starts as many CPU processes as asked.
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
          "-m", "bitcompress", "binarize", "--recipe", "reactnet", str(small),
          "--data", str(labelled), *FEW, "-o", str(tmp_path / "o")],
         capture_output=True, text=True, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+                          "ACCELERATE_USE_CPU": "true"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "o" / "report.json").read_text())

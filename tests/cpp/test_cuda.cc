@@ -140,7 +140,7 @@ void check_attention(int64_t batch, int64_t m, int64_t n, int64_t d, int64_t v, 
   std::vector<float> wanted(static_cast<size_t>(batch * m * v));
   bc_term term{{bias.data(), bias_starts.data(), n, 1}, 0, nullptr};
   bc_attention a{};
-  a.batch = batch, a.queries = m, a.keys = n, a.depth = d, a.values = v, a.heads = 1, a.q_factor = 1.0f;
+  a.batch = batch, a.queries = m, a.keys = n, a.depth = d, a.values = v, a.heads = 1, a.q_factor = 0.625f;
   a.q = {q.data.data(), 0, q.starts.data(), d, 1, nullptr}, a.k = {k.data.data(), 0, k.starts.data(), d, 1, nullptr};
   a.v = {values.data.data(), 0, values.starts.data(), v, 1, nullptr};
   a.q_grid = cpu_grid(q), a.k_grid = cpu_grid(k), a.p_grid = cpu_grid(p), a.v_grid = cpu_grid(values);
@@ -154,7 +154,7 @@ void check_attention(int64_t batch, int64_t m, int64_t n, int64_t d, int64_t v, 
   c.q = {numbers(q.data), m * d, d, 1}, c.k = {numbers(k.data), n * d, d, 1};
   c.v = {numbers(values.data), n * v, 1, v};
   c.q_grid = cuda_grid(q), c.k_grid = cuda_grid(k), c.p_grid = cuda_grid(p), c.v_grid = cuda_grid(values);
-  c.terms = &cuda_term, c.term_count = 1, c.per_row = a.per_row, c.out = got.data();
+  c.terms = &cuda_term, c.term_count = 1, c.per_row = a.per_row, c.q_factor = a.q_factor, c.out = got.data();
   std::vector<uint8_t> scratch = memory(bc_cuda_attention_scratch_bytes(&c));
   const bool ran = bc_cuda_attend(&c, scratch.data(), nullptr) == BC_OK;
   expect(ran && same(got, wanted), "attention of " + std::to_string(n) + " keys, bits " + std::to_string(bits) +

@@ -29,7 +29,7 @@ class Chain {
  private:
   void add(Input& in, int64_t rows, int64_t channels) {
     bc_step s{};
-    s.kind = in.small(BC_ADD, BC_PRELU);
+    s.kind = in.small(BC_ADD, BC_MUL_ADD);
     s.value = static_cast<float>(in.from(-20, 20)) * 0.1f;
     if (s.kind == BC_STORE) {
       s.out_pitch = pitch_of(in, channels);
@@ -46,6 +46,7 @@ class Chain {
       const int64_t one = spread(channels, s.column, 1);
       s.data = keep(reals(in, one < 0 ? -1 : spread(operands, s.row, one), -1, 1));
     }
+    if (s.kind == BC_MUL_ADD) s.shift = keep(reals(in, elements({channels}), -1, 1));
     steps_.push_back(s);
   }
 

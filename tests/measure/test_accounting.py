@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitcompress.blocks import BlockPolicy, insert_blocks, pack_blocks, prepare_binary
 from bitcompress.layers.binary import METHODS, BinaryBlock, BlockSpec, binary_block
 from bitcompress.measure.accounting import Accounting, account
+from bitcompress.models.bidiffsr import TINY, BiDiffSR
 from bitcompress.tasks.bidiffsr import binary_unet
 
 
@@ -94,6 +96,18 @@ def test_a_packed_block_counts_as_the_trained_one(method: str) -> None:
     x = torch.rand(1, 8, 6, 6)
     assert account(packed, x) == account(trained, x)
     assert METHODS[method].threshold != "none" or account(packed, x).real_parameters <= 3 * 8
+
+
+def test_a_packed_network_counts_as_the_trained_one() -> None:
+    """Also its norms, which it runs by a definition of our own, and with a program made."""
+    net = BiDiffSR(**TINY | {"inner": 8, "groups": 4}).eval()
+    given = unet_inputs(8)
+    policy = BlockPolicy("bidiffsr", keep=net.float_layers, min_channels=4, start="scratch")
+    student = insert_blocks(prepare_binary(net, given, policy))
+    trained = account(student, *given[:2], t=given[2])
+    pack_blocks(student)
+    assert account(student, *given) == trained
+    assert trained.norm_ops > 0 and trained.binary_macs > 0
 
 
 def test_modes_and_lines_are_as_before() -> None:

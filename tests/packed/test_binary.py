@@ -15,6 +15,7 @@ from bitcompress.packed.binary import (
     TailStep,
     binary_conv2d,
     bits_of,
+    leaky,
     run_tail,
     scaled_sums,
     sign_sums,
@@ -134,6 +135,16 @@ def test_the_operator_is_well_formed() -> None:
     torch.library.opcheck(binary_conv2d, args)
     with pytest.raises(ShapeError, match="takes"):
         binary_conv2d(torch.randn(2, 9, 6, 5), *args[1:])
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_leaky_has_the_bits_of_its_definition(low: float) -> None:
+    z = torch.randn(2, 3, 40, 5)
+    z[0, :, ::3], z[1, :, ::3] = 0.0, -0.0
+    z[0, 0, 1, :3] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    slope = (torch.rand(3) + low).view(3, 1, 1)
+    got, wanted = leaky(z, slope), torch.where(z < 0, z * slope, z)
+    assert torch.equal(got.view(torch.int32), wanted.view(torch.int32))
 
 
 def test_a_tail_runs_in_order() -> None:

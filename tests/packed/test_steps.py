@@ -45,7 +45,9 @@ def some_operand(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor | float:
 
 def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
     plain = ["relu", "gelu", "gelu_tanh", "sigmoid", "silu"]
-    kinds = st.sampled_from(["add", "mul", "sub", "leaky", "prelu", "norm", "store", *plain])
+    kinds = st.sampled_from(
+        ["add", "mul", "sub", "leaky", "prelu", "mul_add", "norm", "store", *plain]
+    )
     chain = []
     for kind in draw(st.lists(kinds, max_size=4)):
         if kind == "store":
@@ -57,7 +59,9 @@ def some_steps(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Step]:
             gain, shift = (torch.randn(shape[-1]) if draw(st.booleans()) else None for _ in "gs")
             chain.append(Step(kind, gain, shift, eps=1e-5))
         else:
-            chain.append(Step(kind, None if kind in plain else some_operand(draw, shape)))
+            shift = torch.randn(shape[-1]) if kind == "mul_add" else None
+            operand = None if kind in plain else some_operand(draw, shape)
+            chain.append(Step(kind, operand, shift))
     return chain
 
 

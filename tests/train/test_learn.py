@@ -53,6 +53,7 @@ class Run:
             nn.Linear(5, 8), nn.BatchNorm1d(8), nn.PReLU(), nn.Dropout(0.3), self.gate,
             nn.Linear(8, 5),
         )  # fmt: skip
+        self.net.register_buffer("seen", torch.tensor([True, False]))
         self.modes: list[bool] = []
 
     def loss(self, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class _Moved(torch.autograd.Function):
         v = z if before is None else z + before
         ctx.save_for_backward(v, slope)
         ctx.shapes = [None if t is None else t.shape for t in (before, slope, after)]
-        y = torch.clamp(v, max=0).mul_(slope).add_(torch.clamp(v, min=0))
+        y = torch._prelu_kernel(v, slope.to(v.dtype))
         return y if after is None else y.add_(after)
 
     @staticmethod

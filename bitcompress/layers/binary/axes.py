@@ -17,11 +17,6 @@ def along(values: Tensor, dim: int, axis: int) -> Tensor:
     return values.view(values.shape[0], *[1] * (dim - 2), values.shape[1])
 
 
-def channels(x: Tensor, axis: int) -> int:
-    """How many channels x has."""
-    return int(x.shape[axis])
-
-
 def over_places(x: Tensor, axis: int) -> Tensor:
     """x as (N, C, places): what statistics of a sample and channel run over."""
     return x.flatten(2) if axis == PICTURES else x.flatten(1, -2).transpose(1, 2)

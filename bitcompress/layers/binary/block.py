@@ -10,8 +10,6 @@ in the same order, so both give the same bits. In training a batch norm uses its
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from bitcompress.layers.binary.activations import Activation
 from bitcompress.layers.binary.axes import PICTURES, TOKENS, along
 from bitcompress.layers.binary.clock import Clock
 from bitcompress.layers.binary.core import BinaryCore, binary_weight
+from bitcompress.layers.binary.gradients import laid, shown
 from bitcompress.layers.binary.norms import BlockNorm, ChannelBatchNorm, ChannelLayerNorm
 from bitcompress.layers.binary.packed import PackedBlock, PackedThreshold, Scaling
 from bitcompress.layers.binary.shortcuts import Shortcut
@@ -28,7 +27,6 @@ from bitcompress.layers.binary.thresholds import DAB, Threshold
 from bitcompress.layers.geometry import pad_for
 from bitcompress.packed.binary import TailStep, as_pixels, as_tokens, run_tail, sample_scaled, times
 from bitcompress.packed.dab import WORD
-from bitcompress.packed.ops import memory_format_like
 from bitcompress.packed.stored import pack
 
 STAGES = ("activations", "both")
@@ -122,7 +120,7 @@ class BinaryBlock(nn.Module):
         else:
             z = z if shortcut is None else z + shortcut
         z = z if act is None else act(z, self.axis, index)
-        return _laid(z) if self.axis == PICTURES else z
+        return laid(z) if self.axis == PICTURES else z
 
     def sums(self, x: Tensor) -> Tensor:
         """The exact sums of signs, (N, rows, OH, OW) int32; tokens are pixels of one row."""
@@ -238,7 +236,7 @@ class BinaryBlock(nn.Module):
             each = alpha.repeat_interleave(WORD, 1)[:, : s.shape[1]]
         z = self._product(s * along(each, s.dim(), self.axis), gain, None, reals=True)
         if scaling is Scaling.WORD and not self.training:
-            return _shown(z, self._word_products(s, alpha, gain))
+            return shown(z, self._word_products(s, alpha, gain))
         return z
 
     def _product(
@@ -260,42 +258,3 @@ class BinaryBlock(nn.Module):
             assert total is not None
             scale = scale if rows is None else scale * rows
             return self.core.geometry.placed(times(total, scale))
-
-
-class _Laid(torch.autograd.Function):
-    """x, whose gradient comes back in the order in memory of x.
-
-    Slices and pads behind a block give theirs in another, and batch norm, PReLU and sums of two
-    orders are many times slower then.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.order = memory_format_like(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0].contiguous(memory_format=ctx.order)
-
-
-def _laid(x: Tensor) -> Tensor:
-    result: Tensor = _Laid.apply(x)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Shown(torch.autograd.Function):
-    """The numbers of one tensor with the gradient of another."""
-
-    @staticmethod
-    def forward(ctx: Any, behind: Tensor, shown: Tensor) -> Tensor:
-        return shown.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0], None
-
-
-def _shown(behind: Tensor, shown: Tensor) -> Tensor:
-    result: Tensor = _Shown.apply(behind, shown)  # type: ignore[no-untyped-call]
-    return result

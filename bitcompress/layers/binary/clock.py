@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bitcompress.errors import DataError, UsageError
+from bitcompress.native import is_traced
 from bitcompress.packed.tape import recorder
 
 KINDS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -55,7 +56,7 @@ class Clock(nn.Module):
             raise DataError(
                 f"the timestep has the shape {tuple(t.shape)}: give one number, or one a sample"
             )
-        low, high = (int(part) for part in torch.aminmax(t))
+        low, high = (0, 0) if is_traced() else (int(part) for part in torch.aminmax(t))
         if low < 0 or high >= self.steps:
             raise DataError(
                 f"a timestep of {low if low < 0 else high} is out of range: the model was made for "
@@ -109,7 +110,7 @@ class TimeReader:
         self.clock, self.argument, self.place = clock, argument, place
 
     def __call__(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if recorder() is not None:
+        if recorder() is not None and not is_traced():
             return  # who writes a run down has set the clock before it
         if self.argument in named:
             self.clock.set(named[self.argument])

@@ -34,6 +34,8 @@ _twins: weakref.WeakKeyDictionary[nn.Module, _Twin] = weakref.WeakKeyDictionary(
 
 def runs_natively(x: Tensor) -> bool:
     """Whether a twin may take x: a plain tensor that nobody follows, and kernels."""
+    if native.is_traced():
+        return False
     return native.kernels() is not None and native.takes(x) and not watched(x)
 
 

@@ -35,6 +35,7 @@ class _Read:
     x: Value
     other: Any = None
     value: float = 0.0
+    gain: torch.Tensor | None = None
 
 
 def layers(graph: Graph) -> None:
@@ -141,6 +142,7 @@ def _longer(graph: Graph, node: Node) -> Node | None:
         return None
     if not mine.channels == theirs.channels == width(node) or seen.shape != user.out.shape:
         return None
+    read = _with_gain(read, user, mine.channels, axis)
     operand, reach = _operand(read, mine, axis)
     if reach is None:
         return None
@@ -196,7 +198,30 @@ def _with_step(
         place, args = len(args), (*args, operand)
     elif operand is not None:
         value = float(operand)
-    return spec.but(tail=(*spec.tail, RowStep(read.kind, place, reach, value))), args
+    step = RowStep(read.kind, place, reach, value, shift=read.gain)
+    return spec.but(tail=(*spec.tail, step)), args
+
+
+def _with_gain(read: _Read, user: Node, channels: int, axis: int) -> _Read:
+    """The sum of x and something times a constant a channel, as one step, where nobody else reads
+    the product."""
+    product = read.other
+    if read.kind != "add" or not isinstance(product, Value) or product.shape != read.x.shape:
+        return read
+    maker = product.node
+    if maker is None or maker.kind != "aten" or maker.target != aten.mul.Tensor:
+        return read
+    if maker.kwargs or len(maker.args) != 2 or uses(product) != [(user, product)]:
+        return read
+    for what, gain in (maker.args, maker.args[::-1]):
+        if not isinstance(what, Value) or not isinstance(gain, Value) or gain.const is None:
+            continue
+        shape = (1,) * (len(product.shape) - len(gain.shape)) + gain.shape
+        along = all(n == (channels if i == axis else 1) for i, n in enumerate(shape))
+        if along and what.shape == product.shape and what.dtype == torch.float32:
+            flat = gain.const.detach().reshape(-1).contiguous()
+            return replace(read, kind="mul_add", other=what, gain=flat)
+    return read
 
 
 def make_chains(graph: Graph) -> None:

@@ -47,6 +47,26 @@ inline void map_rows(const StepRows& s, F&& f) {
   }
 }
 
+template <class T>
+inline void mul_add_row(const float* x, int64_t n, T t, const float* __restrict gain, float* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] + t[i] * gain[i];
+}
+
+inline void mul_add_rows(const StepRows& s) {
+  for (int64_t r = 0; r < s.rows; ++r) {
+    const float *x = s.x + r * s.x_pitch, *t = s.data == nullptr ? nullptr : s.data + r * s.row;
+    float* out = s.out + r * s.out_pitch;
+    if (t == nullptr || s.column == 0) {
+      mul_add_row(x, s.n, One{t == nullptr ? s.value : *t}, s.gain, out);
+    } else if (s.column == 1) {
+      mul_add_row(x, s.n, t, s.gain, out);
+    } else {
+      mul_add_row(x, s.n, Apart{t, s.column}, s.gain, out);
+    }
+  }
+}
+
 // See Kernels::step_rows.
 inline void step_rows(const StepRows& s) {
   switch (s.kind) {
@@ -58,6 +78,8 @@ inline void step_rows(const StepRows& s) {
       return map_rows(s, [](float x, float t) { return x * t; });
     case BC_LEAKY:
       return map_rows(s, [](float x, float t) { return x < 0.0f ? x * t : x; });
+    case BC_MUL_ADD:
+      return mul_add_rows(s);
     case BC_PRELU:
       return map_rows(s, [](float x, float t) { return x > 0.0f ? x : x * t; });
     default: {

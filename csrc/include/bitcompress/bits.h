@@ -197,7 +197,8 @@ typedef enum bc_step_kind {
   BC_STORE = 9,     /* writes the rows as they are now to out; x stays */
   BC_GELU_TANH = 10, /* bc_gelu with tanh_form 1 */
   BC_SILU = 11,     /* bc_silu */
-  BC_PRELU = 12     /* x > 0 ? x : x * t: another zero than BC_LEAKY where t is negative */
+  BC_PRELU = 12,    /* x > 0 ? x : x * t: another zero than BC_LEAKY where t is negative */
+  BC_MUL_ADD = 13   /* x + t * shift[c], two roundings; shift [channels] is not null */
 } bc_step_kind;
 
 typedef struct bc_step {

@@ -143,7 +143,7 @@ typedef struct bc_cuda_term {
 
 #define BC_CUDA_MOST_TERMS 4
 
-/* softmax(terms(q k)) v, as bc_attend without heads and factor. Logits go through scratch memory. */
+/* softmax(terms(q k)) v, as bc_attend without heads; q times q_factor is what is cut. Logits go through scratch memory. */
 typedef struct bc_cuda_attention {
   int64_t batch, queries, keys, depth, values;
   bc_cuda_matrices q, k, v; /* [queries][depth], [keys][depth], [values][keys] */
@@ -151,6 +151,7 @@ typedef struct bc_cuda_attention {
   const bc_cuda_term* terms;
   int64_t term_count;
   int32_t per_row;
+  float q_factor;
   void* out; /* dense [batch][queries][values] */
   int32_t out_type, form;
 } bc_cuda_attention;

@@ -107,3 +107,13 @@ def test_a_layer_that_runs_twice_learns_by_xnor() -> None:
     assert w.grad is not None and torch.isfinite(w.grad).all()
     assert float(w.detach().mean(1).abs().max()) < 1e-6, "centred over its inputs"
     assert float(w.detach().abs().max()) <= 1
+
+
+def test_gradients_keep_the_order_in_memory() -> None:
+    block = binary_block(nn.Conv2d(8, 8, 3, padding=1), BlockSpec("reactnet"))
+    orders = []
+    block.core.register_full_backward_hook(lambda m, given, got: orders.append(got[0].stride()))
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    y = block(x)
+    y.backward(torch.randn(2, 8, 6, 6))
+    assert orders == [y.stride()]

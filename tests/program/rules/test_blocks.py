@@ -24,9 +24,8 @@ def block(layer: nn.Module, method: str, clock: Clock | None = None) -> nn.Modul
     made = binary_block(layer, spec, clock=clock)
     assert isinstance(made, BinaryBlock)
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if name != "shortcut.gain":
-                parameter.add_(0.3 * torch.randn_like(parameter))
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return made.eval().pack()
 
 
