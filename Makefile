@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda tensorrt-plugins fuzz test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx tensorrt-plugins fuzz test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -30,7 +30,7 @@ test: SELECT := -m "not slow"
 test: test-python test-native-off test-cpp
 
 test-all: SELECT :=
-test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda
+test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx
 
 test-python: $(NATIVE)
 	$(BIN)/python -m pytest $(SELECT)
@@ -95,6 +95,18 @@ test-cuda: $(TOOLS)
 	  cmake --build build/cuda/tests --target test_cuda test_tensorrt bitcompress_cuda bitcompress_tensorrt \
 	    bitcompress_tensorrt_twin && \
 	  ctest --test-dir build/cuda/tests --output-on-failure --verbose -R 'cuda|tensorrt'; \
+	fi
+
+# TensorRT for RTX lists the creators and makes plugins without a GPU, where its wheels can be had.
+test-rtx: test-cuda $(READY)
+	@if ! test -e build/cuda/tests/libbitcompress_tensorrt.so || ! { test -e build/cuda/.stamp-rtx || { \
+	  $(PIP) install --quiet --upgrade --no-deps --target build/cuda/rtx tensorrt_rtx_cu13_libs \
+	    tensorrt_rtx_cu13_bindings && touch build/cuda/.stamp-rtx; }; }; then \
+	  echo "skipped: the plugins are not built, or TensorRT for RTX cannot be had from PyPI here"; \
+	else \
+	  BITCOMPRESS_RTX=$(CURDIR)/build/cuda/rtx \
+	  BITCOMPRESS_TENSORRT_PLUGINS=$(CURDIR)/build/cuda/tests/libbitcompress_tensorrt.so \
+	    $(BIN)/python -m pytest tests/backends/test_tensorrt_rtx.py; \
 	fi
 
 # Both libraries, into the package; TENSORRT_INCLUDE=/path/to/TensorRT/include for another version of it.

@@ -4,6 +4,10 @@ With u the scaled sums and c the shortcut, gain, shift and the shortcut's gain k
 |t - (gain u + shift + k c)|^2 over calibration data, t being what the float layer gave there. So no
 channel comes out larger than the float model had it, whatever the shortcut adds. A shortcut whose
 gain does not learn keeps its published gain of 1.
+
+Where a batch norm belongs to the block its output keeps the deviation of the target instead: signs
+explain little of a layer, and what least squares leave shrinks from block to block, until the
+steps of a learning rate made for normed features are larger than the features.
 """
 
 from __future__ import annotations
@@ -56,7 +60,8 @@ def fit(block: BinaryBlock, x: Tensor, wanted: Wanted) -> float:
         found = regress(u, wanted.before, None, free=True)
     else:
         found = regress(u, wanted.before, c, free=free)
-    found = _kept(found, u, wanted.before)
+    rest = wanted.before if c is None or rule.before else _less(wanted.before, c, found)
+    found = _kept(found, u, rest, 1.0 if isinstance(norm, _BatchNorm) else LEAST)
     _write(block, found, scaled)
     if c is not None and rule.before:
         found = found._replace(shortcut=_beside(block, x, c, wanted.after, free=free))
@@ -99,10 +104,16 @@ def _cov(a: Tensor, b: Tensor) -> Tensor:
     return ((a - a.mean(1, keepdim=True)) * (b - b.mean(1, keepdim=True))).mean(1)
 
 
-def _kept(found: Affine, u: Tensor, t: Tensor) -> Affine:
-    """The same with no gain so small that the sums would be silent."""
+def _less(t: Tensor, c: Tensor, found: Affine) -> Tensor:
+    """What the sums shall give beside the shortcut, or all of it where that is less."""
+    rest = t - (found.shortcut[:, None] * c).to(t.dtype)
+    return torch.where((rest.std(1) < t.std(1))[:, None], rest, t)
+
+
+def _kept(found: Affine, u: Tensor, t: Tensor, share: float) -> Affine:
+    """The same with no gain so small that sums deviate by less than that share of the target."""
     u, t = u.double(), t.double()
-    least = LEAST * t.std(1, correction=0) / u.std(1, correction=0).clamp(min=SMALLEST)
+    least = share * t.std(1, correction=0) / u.std(1, correction=0).clamp(min=SMALLEST)
     least = torch.where(u.std(1, correction=0) > SMALLEST, least, torch.zeros_like(least))
     sign = torch.where(found.gain < 0, -1.0, 1.0).double()
     gain = sign * torch.maximum(found.gain.abs(), least)

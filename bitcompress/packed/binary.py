@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from bitcompress import native
 from bitcompress.errors import ShapeError
 from bitcompress.packed import definition, ops
 from bitcompress.packed.dab import WORD
@@ -155,7 +156,7 @@ def leaky(z: Tensor, slope: Tensor) -> Tensor:
 def _leaky(z: Tensor, slope: Tensor) -> Tensor:
     """The definition, or torch's PReLU: the same bits where no slope turns the sign of a zero."""
     given = slope.detach()
-    plain = z.dtype == slope.dtype == torch.float32 and z.device.type == "cpu"
+    plain = native.takes(z) and native.takes(given)  # no tracer's tensors: numbers are looked at
     if plain and bool((torch.isfinite(given) & ~torch.signbit(given)).all()):
         return torch._prelu_kernel(z, slope.expand_as(z) if slope.requires_grad else slope)
     return define_leaky(z, slope)

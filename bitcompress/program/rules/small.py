@@ -31,6 +31,46 @@ def small_first(graph: Graph) -> None:
     graph.nodes = [*first, *rest]
 
 
+def pick_at_once(graph: Graph) -> None:
+    """Pick the rows of many tables by one index, of one sample, as one row of all side by side."""
+    by_index: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if _is_pick(node):
+            index = node.args[1][0]  # (1,), perhaps a view of all of another
+            by_index.setdefault(id(index.owner if index.owner.numel == 1 else index), []).append(
+                node
+            )
+    looks: dict[int, list[Value]] = {}
+    for value in {id(v): v for v in graph.values()}.values():
+        looks.setdefault(id(value.owner), []).append(value)
+    for nodes in by_index.values():
+        if len(nodes) < 2:
+            continue
+        table = torch.cat([node.args[0].const for node in nodes], 1)
+        wide = Value(tuple(table.shape), tuple(table.stride()), 0, table.dtype, const=table)
+        row = Value((1, wide.shape[1]), (wide.shape[1], 1), 0, table.dtype)
+        row.node = Node("aten", aten.index.Tensor, (wide, nodes[0].args[1]), {}, [row])
+        graph.nodes.insert(graph.nodes.index(nodes[0]), row.node)
+        start = 0
+        for node in nodes:
+            for look in looks[id(node.out)]:
+                look.offset += start
+            node.out.root, node.out.node = row, None
+            start += node.out.shape[1]
+            graph.nodes.remove(node)
+        graph.note("rows of tables picked at once")
+    graph.link()
+
+
+def _is_pick(node: Node) -> bool:
+    """Whether a node picks one row of a constant table."""
+    if node.kind != "aten" or node.target != aten.index.Tensor or len(node.args[1]) != 1:
+        return False
+    table, index = node.args[0], node.args[1][0]
+    plain = table.const is not None and len(table.shape) == 2 and table.dtype == torch.float32
+    return plain and isinstance(index, Value) and index.const is None and index.shape == (1,)
+
+
 def spell_group_norms(graph: Graph) -> None:
     """Write a group norm as the scale and the offset that it is, and the two steps with them."""
     nodes: list[Node] = []
@@ -92,3 +132,4 @@ def hold_operands(graph: Graph) -> None:
         nodes += [node, *after.get(id(node), ())]
     graph.nodes = nodes
     graph.link()
+    graph.prune()

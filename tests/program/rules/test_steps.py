@@ -119,7 +119,7 @@ class Pictures(nn.Module):
 
 OF_PICTURES: dict[str, tuple[Callable[..., Any], str]] = {
     "relu": (lambda net, h, x: h.relu(), "3x3 relu"),
-    "prelu a channel": (lambda net, h, x: F.prelu(h, torch.full((16,), 0.3)), "3x3 leaky"),
+    "prelu a channel": (lambda net, h, x: F.prelu(h, torch.full((16,), 0.3)), "3x3 prelu"),
     "a sum": (lambda net, h, x: h + x, "3x3 add"),
     "a gate": (lambda net, h, x: x * torch.sigmoid(h), "3x3 sigmoid mul"),
     "a scale": (lambda net, h, x: h * torch.full((16, 1, 1), 0.5), "3x3 mul"),
