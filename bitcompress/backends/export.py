@@ -32,6 +32,7 @@ from bitcompress.backends.slim import fold, slim
 from bitcompress.backends.translate import translations
 from bitcompress.errors import CaptureError, GateError, OutputError, Unavailable
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.graph.timed import clock_of
 
 NAME = "model.onnx"
 REPORT = "model.onnx.json"
@@ -78,7 +79,7 @@ def export(
     made = build(
         model,
         source,
-        _example(example, source),
+        _example(example, source, model),
         progress or (lambda stage: None),
         portable=portable,
     )
@@ -114,14 +115,30 @@ def write(place: Path, files: Mapping[str, bytes]) -> None:
         ) from error
 
 
-def _example(example: Any, source: Source | None) -> Any:
+def _example(example: Any, source: Source | None, model: Rewritten) -> Any:
+    """The inputs that were given, a timestep among them as whole numbers; or those of the task."""
+    timed = clock_of(model)
     if example is not None:
+        name = "" if timed is None else timed[1].name
+        given = example.get(name) if isinstance(example, Mapping) else None
+        if isinstance(given, Tensor) and given.is_floating_point():  # of --input, from 0 to 1
+            return {**example, name: (given.flatten() * timed_steps(model)).long()}
         return example
+    generator = torch.Generator().manual_seed(0)
+    if source is not None and source.task == "diffusion":
+        noisy, condition = torch.rand(2, 1, 3, 64, 64, generator=generator) * source.image_range
+        t = torch.tensor([timed_steps(model) * 2 // 3])
+        return {"input": noisy, "input1": condition, "t" if timed is None else timed[1].name: t}
     if source is not None and (source.scale is not None or source.task == "classify"):
         side = 32 if source.task == "classify" else 64
-        generator = torch.Generator().manual_seed(0)
         return (torch.rand(1, 3, side, side, generator=generator) * source.image_range,)
     raise CaptureError("the model's inputs are not known: give an example (--input NAME=1x3x64x64)")
+
+
+def timed_steps(model: Rewritten) -> int:
+    """How many timesteps a model has; 1 where its clock does not tell."""
+    timed = clock_of(model)
+    return int(getattr(timed[0], "steps", 1)) if timed else 1
 
 
 def build(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitcompress.backends import reference
+from bitcompress.backends.capture import run_once
 from bitcompress.backends.schema import DOMAIN
 from bitcompress.backends.session import session_of
 from bitcompress.errors import GateError
@@ -84,13 +85,11 @@ class _Taps:
 def run_packed(model: Rewritten, named: Mapping[str, Tensor]) -> tuple[Any, list[Tensor]]:
     """The packed model's output in torch, and what went into its linears and convolutions."""
     taps = _Taps()
-    positional = [value for name, value in named.items() if name.startswith("input")]
-    keywords = {name: value for name, value in named.items() if not name.startswith("input")}
     with torch.no_grad():
-        made = model.run_net(*positional, **keywords)  # sets the clocks of blocks that have one
+        made = run_once(model, named)
         before = set_recorder(taps)
         try:
-            model.run_net(*positional, **keywords)
+            run_once(model, named)
         finally:
             set_recorder(before)
     return made, taps.inputs

@@ -82,7 +82,7 @@ def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> N
         feed = (torch.rand(2, 3, 10, 14, generator=spread.manual_seed(1)),) * 2
         t = torch.tensor(times)
         with torch.no_grad():
-            truth = student.run_net(*feed, t=t)
+            truth = student(*feed, t)
         names = {"input": feed[0].numpy(), "input1": feed[1].numpy(), "t": t.numpy()}
         made.append(torch.from_numpy(session.run(None, names)[0]))
         torch.testing.assert_close(made[-1], truth, rtol=1e-4, atol=1e-4)
