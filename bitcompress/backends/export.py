@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bitcompress.artifact import LoadedPacked, Source, folder
 from bitcompress.artifact.store import jsonable
@@ -26,13 +25,14 @@ from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
 from bitcompress.backends.fuse import fuse
 from bitcompress.backends.layout import channels_last
+from bitcompress.backends.metric import check_metric, metric_of
 from bitcompress.backends.portable import to_standard
 from bitcompress.backends.session import DIGITS, SEAL, runtime, seal
 from bitcompress.backends.slim import fold, slim
 from bitcompress.backends.translate import translations
-from bitcompress.errors import CaptureError, GateError, OutputError, Unavailable
+from bitcompress.backends.trials import example_of, trials
+from bitcompress.errors import GateError, OutputError, Unavailable
 from bitcompress.graph.intercept import Rewritten
-from bitcompress.graph.timed import clock_of
 
 NAME = "model.onnx"
 REPORT = "model.onnx.json"
@@ -76,13 +76,8 @@ def export(
     model, source = (
         (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
     )
-    made = build(
-        model,
-        source,
-        _example(example, source, model),
-        progress or (lambda stage: None),
-        portable=portable,
-    )
+    inputs = example_of(example, source, model)
+    made = build(model, source, inputs, progress or (lambda stage: None), portable=portable)
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
@@ -113,32 +108,6 @@ def write(place: Path, files: Mapping[str, bytes]) -> None:
         raise OutputError(
             f"{place} cannot be written ({error.strerror}): name another place"
         ) from error
-
-
-def _example(example: Any, source: Source | None, model: Rewritten) -> Any:
-    """The inputs that were given, a timestep among them as whole numbers; or those of the task."""
-    timed = clock_of(model)
-    if example is not None:
-        name = "" if timed is None else timed[1].name
-        given = example.get(name) if isinstance(example, Mapping) else None
-        if isinstance(given, Tensor) and given.is_floating_point():  # of --input, from 0 to 1
-            return {**example, name: (given.flatten() * timed_steps(model)).long()}
-        return example
-    generator = torch.Generator().manual_seed(0)
-    if source is not None and source.task == "diffusion":
-        noisy, condition = torch.rand(2, 1, 3, 64, 64, generator=generator) * source.image_range
-        t = torch.tensor([timed_steps(model) * 2 // 3])
-        return {"input": noisy, "input1": condition, "t" if timed is None else timed[1].name: t}
-    if source is not None and (source.scale is not None or source.task == "classify"):
-        side = 32 if source.task == "classify" else 64
-        return (torch.rand(1, 3, side, side, generator=generator) * source.image_range,)
-    raise CaptureError("the model's inputs are not known: give an example (--input NAME=1x3x64x64)")
-
-
-def timed_steps(model: Rewritten) -> int:
-    """How many timesteps a model has; 1 where its clock does not tell."""
-    timed = clock_of(model)
-    return int(getattr(timed[0], "steps", 1)) if timed else 1
 
 
 def build(
@@ -295,7 +264,7 @@ def _checked(
     least = gate.PORTABLE_DB if portable else gate.MIN_DB
     wholes = []
     operators: list[dict[str, Any]] = []
-    for named in _trials(captured):
+    for named in trials(captured):
         try:
             whole, values = gate.check_whole(model, opened, named, peak, least)
         except GateError:
@@ -307,6 +276,9 @@ def _checked(
             ) from error
         wholes.append(whole)
         operators = operators or gate.check_nodes(opened, values)
+    metric = metric_of(model, opened, captured, source)
+    if not portable:  # which says what it loses, and is not held to it
+        check_metric(metric)
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     return {
         "file_bytes": len(data),
@@ -314,36 +286,13 @@ def _checked(
         "nodes": len(proto.graph.node),
         "operators": operators,
         "whole": [whole.row() for whole in wholes],
+        "metric": metric,
         "sizes": {"step": captured.sizes.step, "reason": captured.sizes.reason},
         "seconds_of_gate": round(time.perf_counter() - started, 1),
         "notes": [PORTABLE] if portable else [],
         "runtime": runtime().__version__,
         "operator_version": schema.VERSION,
     }
-
-
-def _trials(captured: Captured) -> Iterator[dict[str, Tensor]]:
-    """Inputs of two sizes, and two batches; one size where sizes are fixed."""
-    step = captured.sizes.step
-    generator = torch.Generator().manual_seed(1)
-    yield captured.inputs
-    if step == 0:
-        yield {
-            n: v[torch.randperm(len(v), generator=generator)].flip(-1)
-            for n, v in captured.inputs.items()
-        }
-        return
-    grown = {}
-    for name, value in captured.inputs.items():
-        # Another timestep, where an input counts.
-        made = value[:1] if value.is_floating_point() else value[:1] // 2
-        if value.dim() == 4:
-            more = max(step, 8)
-            made = torch.nn.functional.pad(
-                made, (0, more + (15 if step == 1 else 0), 0, 2 * more), "circular"
-            )
-        grown[name] = made
-    yield grown
 
 
 def _text(report: Mapping[str, Any]) -> bytes:

@@ -78,6 +78,11 @@ def summary(report: dict[str, Any], place: Path) -> str:
         flipped = row["flipped_codes"]
         codes = "" if math.isnan(flipped) else f", {100 * flipped:.4f} % of codes flipped"
         lines.append(f"gate: {shape}: {row['psnr_db']:.1f} dB from packed{codes}")
+    if (metric := report.get("metric")) is not None:
+        lines.append(
+            f"gate: a photograph: {metric['file_db']:.2f} dB, "
+            f"{metric['apart_db']:.1g} dB apart from packed"
+        )
     worst = max((row["apart"] for row in report["operators"]), default=0.0)
     nodes = sum(row["nodes"] for row in report["operators"])
     if nodes:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import bitcompress
+from bitcompress.backends.metric import check_metric
 from bitcompress.backends.runner import FileModel
 from bitcompress.backends.session import ort_session, session_of
 from bitcompress.data.images import read_image, write_image
@@ -56,11 +57,22 @@ def test_the_report_lies_beside_and_tells_of_the_gate(folder: Path) -> None:
     assert report["file_bytes"] == (folder / "model.onnx").stat().st_size
     assert len({tuple(row["input"]) for row in report["whole"]}) == 2
     assert all(row["flipped_codes"] < 1e-4 for row in report["whole"])
+    metric = report["metric"]
+    assert metric["apart_db"] == abs(metric["packed_db"] - metric["file_db"]) <= 0.01
+    assert 5 < metric["packed_db"] < 60
     assert {row["operator"] for row in report["operators"]} == {"BitConv2d"}
     assert all(row["unequal"] == 0 for row in report["operators"])
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("model.onnx")) == [
         "model.onnx", "model.onnx.json",
     ]  # fmt: skip
+
+
+def test_a_file_with_another_metric_is_refused() -> None:
+    check_metric(None)
+    check_metric({"packed_db": 30.0, "file_db": 30.009, "apart_db": 0.009})
+    for apart in (0.011, float("nan")):
+        with pytest.raises(GateError, match=r"metric: 30\.000 dB on a photograph"):
+            check_metric({"packed_db": 30.0, "file_db": 30.0, "apart_db": apart})
 
 
 def test_weights_stay_packed(folder: Path) -> None:
