@@ -17,6 +17,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from bitcompress.train import FitConfig, LearnConfig, learn
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "binary"
+FOLDERS = ("--shared", "--work", "--keep", "--results")
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -228,12 +230,23 @@ def row(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
 
 
+def without_folders(words: Sequence[str]) -> list[str]:
+    """The words of a command without the folders of one machine, which have defaults."""
+    kept, names = [], iter(words)
+    for word in names:
+        if word in FOLDERS:
+            next(names, None)
+        elif not word.startswith(tuple(f"{name}=" for name in FOLDERS)):
+            kept.append(word)
+    return kept
+
+
 def keep(
     arguments: argparse.Namespace, found: dict[str, Any], script: str = "binary_table.py"
 ) -> None:
     """Write the figures of a row with what it takes to run it again."""
     arguments.results.mkdir(parents=True, exist_ok=True)
-    words = [word for word in sys.argv[1:] if not word.startswith("/")]
+    words = without_folders(sys.argv[1:])
     whole = {
         **found, "seed": arguments.seed, "device": arguments.device,
         "command": f"python examples/{script} {shlex.join(words)}",
