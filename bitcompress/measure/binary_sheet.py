@@ -76,7 +76,7 @@ def _bars(
         axis.bar(places, [v for _, v in here], width=0.4, color=COLOURS[who], label=who)
     if any(row.get(key) for row in rows for key in keys):
         axis.set_yscale("log")
-        axis.legend(fontsize=8, frameon=False, loc="upper right")
+        axis.legend(fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     axis.set_xlim(-0.6, max(len(rows), 1) - 0.4)
     every = math.ceil(max(len(rows), 1) / 40)
     axis.set_xticks(
@@ -84,6 +84,6 @@ def _bars(
         [str(row["name"])[-18:] for row in rows[::every]],
         rotation=60, ha="right", fontsize=6,
     )  # fmt: skip
-    axis.tick_params(axis="y", labelsize=7, colors=INK)
+    axis.tick_params(axis="y", which="both", labelsize=7, colors=INK)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
