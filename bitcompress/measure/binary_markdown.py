@@ -6,9 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bitcompress.measure.markdown import as_cell, as_clock, as_number, speed_lines, threads_of
+from bitcompress.measure.markdown import (
+    as_cell,
+    as_clock,
+    as_number,
+    first_names,
+    speed_lines,
+    threads_of,
+)
 
-SHOWN_NAMES = 8
 """How many layers of one kind are named before the rest is counted."""
 MODELS = {
     "float": "float model",
@@ -116,8 +122,7 @@ def _left(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not groups:
         return [*lines, "Nothing: every layer that multiplies is a block.", ""]
     for reason, names in groups.items():
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        lines.append(f"- {', '.join(names[:SHOWN_NAMES])}{more}: {reason}")
+        lines.append(f"- {first_names(names)}: {reason}")
     return [*lines, ""]
 
 

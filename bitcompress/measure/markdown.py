@@ -139,10 +139,14 @@ def _left(report: Mapping[str, Any]) -> list[str]:
         packed = "Nothing: every layer that multiplies is packed."
         return [*lines, packed if report["layers"] else "There is no layer that multiplies.", ""]
     for (kind, reason), names in groups.items():
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        shown = ", ".join(names[:SHOWN_NAMES])
-        lines.append(f"- {kind}: {shown}{more}: {reason or 'as the recipe says'}")
+        lines.append(f"- {kind}: {first_names(names)}: {reason or 'as the recipe says'}")
     return [*lines, ""]
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
