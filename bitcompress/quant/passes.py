@@ -47,9 +47,9 @@ class Runs:
             return
         if not given or len(given) != len(tables):
             return
-        axis = 1 if given[0].dim() == 4 else -1
-        whole = rows(x.detach(), axis)
-        many = [self._many(t, x, axis) for t in given]
+        self.axis = 1 if given[0].dim() == 4 else -1
+        whole = rows(x.detach(), self.axis)
+        many = [self._many(t, x, self.axis) for t in given]
         if whole is None or None in many:
             return
         apart = max(t.shape[0] for t in many if t is not None) > 1
@@ -71,7 +71,7 @@ class Runs:
         """Room for a result like x, and the same as rows."""
         assert self.of is not None
         out = torch.empty_like(x, dtype=dtype)
-        there = rows(out, 1 if self.of.shape[0] > 1 or x.dim() == 4 else -1)
+        there = rows(out, self.axis)
         assert there is not None
         return out, there.reshape(self.of.shape)
 
