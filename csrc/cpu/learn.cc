@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "bitcompress/bits.h"
+#include "bitcompress/learn.h"
 #include "guard.h"
 #include "kernels.h"
 #include "threads.h"

@@ -10,7 +10,7 @@ namespace bc {
 
 using Half = uint16_t;
 
-// See bc_learn_* in bits.h for what each gives.
+// See bitcompress/learn.h for what each gives.
 template <class T>
 struct LearningOf {
   void (*cut)(const float* x, const float* theta, int64_t n, T* out);

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "arrays.h"
+#include "bitcompress/learn.h"
 
 namespace host {
 namespace {

@@ -1,4 +1,5 @@
 // The passes of training, in rows of any sizes.
+#include "bitcompress/learn.h"
 #include "calls.h"
 
 namespace fuzz {
