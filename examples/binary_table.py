@@ -67,7 +67,7 @@ SETUPS: dict[str, Setup] = {
         task="classify", data="data/cifar10_jpeg.zip",
         checkpoint="data/weights/resnet_cifar10/resnet20-12fca82f.th",
         float_fit={"steps": 1200, "batch": 128, "lr": 2e-3, "optimizer": "sgd"},
-        overrides={"train.steps": 2400, "train.batch": 128, "train.lr": 5e-3,
+        overrides={"train.steps": 6000, "train.batch": 64, "train.lr": 3.5e-3,
                    "train.precision": "bf16"},
     ),
     "sr": Setup(
