@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitcompress.backends.opaque import writing_down
+from bitcompress.backends.windows import Turn, windowed
 from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.timed import clock_of
@@ -49,6 +50,13 @@ class Captured:
     program: Any
     inputs: dict[str, Tensor]
     sizes: Sizes
+    turned: Mapping[int, Turn] = field(default_factory=dict)
+    """Of a program of windows (windows.py): which layers see their rows in other places."""
+
+    def in_windows(self) -> Captured:
+        """The same with its window attentions as one node each."""
+        made = windowed(self.program)
+        return replace(self, program=made.program, turned=made.turned)
 
 
 class _Bare(nn.Module):

@@ -23,6 +23,7 @@ from bitcompress.artifact import LoadedPacked, Source, folder
 from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
+from bitcompress.backends.codes import hand_codes
 from bitcompress.backends.fuse import fuse
 from bitcompress.backends.layout import channels_last
 from bitcompress.backends.metric import check_metric, metric_of
@@ -60,12 +61,15 @@ def export(
     example: Any = None,
     *,
     portable: bool = False,
+    whole: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a packed model as an ONNX file with operators of domain `bitcompress`.
 
     portable: with standard operators alone, small but not faster (backends/portable.py).
+    whole: attention in windows is one node, and codes pass between nodes; False for TensorRT, whose
+        plugins know neither.
 
     path: the file, or a folder for model.onnx. A report of the gate lies beside it. example: inputs
     as the model takes them; not needed for models of known tasks.
@@ -77,7 +81,9 @@ def export(
         (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
     )
     inputs = example_of(example, source, model)
-    made = build(model, source, inputs, progress or (lambda stage: None), portable=portable)
+    made = build(
+        model, source, inputs, progress or (lambda stage: None), portable=portable, whole=whole
+    )
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
@@ -117,6 +123,7 @@ def build(
     progress: Progress,
     *,
     portable: bool = False,
+    whole: bool = True,
 ) -> Exported:
     """The file of a packed model that passed the gate, with the report of it.
 
@@ -125,11 +132,15 @@ def build(
     _packages()
     refused = ""
     progress("writing the model down")
-    for captured in captures(model.eval(), example):
+    for plain in captures(model.eval(), example):
         for optimize in (True, False):
+            fused = optimize and whole and not portable
+            captured = plain.in_windows() if fused else plain
             try:
                 progress("translating" if optimize else "translating once more, as it is")
-                file = _translated(captured, source, optimize=optimize, portable=portable)
+                file = _translated(
+                    captured, source, optimize=optimize, portable=portable, codes=fused
+                )
                 progress("checking")
                 report = _checked(file, model, captured, source, portable=portable)
             except GateError as error:
@@ -167,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _translated(
-    captured: Captured, source: Source | None, *, optimize: bool, portable: bool
+    captured: Captured, source: Source | None, *, optimize: bool, portable: bool, codes: bool
 ) -> bytes:
     """The bytes of the file. Raises: GateError naming what cannot be translated."""
     with _quiet():
@@ -188,6 +199,8 @@ def _translated(
                 channels_last(model)
                 common.RemoveUnusedNodesPass()(model)
                 fuse(model)
+                if codes:
+                    hand_codes(model)
             slim(model)
             _name_sizes(model, captured)
             model.metadata_props.update(_metadata(source, captured))
@@ -266,7 +279,7 @@ def _checked(
     operators: list[dict[str, Any]] = []
     for named in trials(captured):
         try:
-            whole, values = gate.check_whole(model, opened, named, peak, least)
+            whole, values = gate.check_whole(model, opened, named, peak, least, captured.turned)
         except GateError:
             raise
         except Exception as error:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from bitcompress.backends import reference
 from bitcompress.backends.capture import run_once
-from bitcompress.backends.schema import DOMAIN
+from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.backends.session import session_of
+from bitcompress.backends.windows import Turn
 from bitcompress.errors import GateError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.packed.tape import set_recorder
@@ -28,6 +29,7 @@ MIN_DB = 50.0
 """How close the outputs of the packed model and of the file must be."""
 PORTABLE_DB = 25.0
 """Likewise where sums are float32: their rounding flips codes, and a flip of 2 bits spreads."""
+LAYERS = ("BitConv2d", "BitConv2dCodes", "BitLinear", "BitLinearCodes")
 TOLERANCE = 1e-5
 """Of a node on equal inputs, relative to its largest number."""
 
@@ -107,6 +109,8 @@ class Opened:
         }
         self.outputs = [value.name for value in proto.graph.output]
         self.inputs = [value.name for value in proto.graph.input]
+        types = onnx.TensorProto
+        codes = {n.output[0] for n in self.nodes if OPERATORS[n.op_type].codes}
         wide = onnx.ModelProto()
         wide.CopyFrom(proto)
         seen = {*self.constants, *self.outputs, *self.inputs}
@@ -117,7 +121,9 @@ class Opened:
                     seen.add(name)
                     shown.append(name)
                     wide.graph.output.append(
-                        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                        onnx.helper.make_tensor_value_info(
+                            name, types.UINT8 if name in codes else types.FLOAT, None
+                        )
                     )
         self.shown = shown
         self.session = session_of(wide.SerializeToString(), "the exported file", 1)
@@ -179,6 +185,7 @@ def check_whole(
     named: Mapping[str, Tensor],
     peak: float | None,
     least: float = MIN_DB,
+    turned: Mapping[int, Turn] | None = None,
 ) -> tuple[Whole, dict[str, Any]]:
     """The file against the packed model on one input. Raises: GateError below `least` dB."""
     truth, taps = run_packed(model, named)
@@ -197,16 +204,21 @@ def check_whole(
             f"model: on an input of {shape} the file is {found.psnr_db:.1f} dB from the packed "
             f"model, {least:g} dB are needed"
         )
-    return Whole(shape, found.psnr_db, unequal, _flipped(opened, values, taps)), values
+    return Whole(
+        shape, found.psnr_db, unequal, _flipped(opened, values, taps, turned or {})
+    ), values
 
 
-def _flipped(opened: Opened, values: Mapping[str, Any], taps: Sequence[Tensor]) -> float:
+def _flipped(
+    opened: Opened, values: Mapping[str, Any], taps: Sequence[Tensor], turned: Mapping[int, Turn]
+) -> float:
     """The share of codes that differ between torch and the file; NaN where layers do not pair."""
-    layers = [node for node in opened.nodes if node.op_type in ("BitConv2d", "BitLinear")]
+    layers = [node for node in opened.nodes if node.op_type in LAYERS]
     if len(layers) != len(taps):
         return math.nan
     flipped = total = 0
-    for node, x in zip(layers, taps, strict=True):
+    for number, (node, x) in enumerate(zip(layers, taps, strict=True)):
+        x = torch.roll(x, *turned[number]) if number in turned else x
         attributes = attributes_of(node)
         inputs = opened.node_inputs(node, values)
         mine = reference.codes(node.op_type, inputs, attributes)

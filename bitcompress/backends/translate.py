@@ -100,6 +100,20 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             repeats=list(repeats),
         )  # fmt: skip
 
+    def windows(
+        q: Any, k: Any, v: Any, grids: Sequence[Any], bits: Sequence[int], per_row: bool,
+        per_length: Sequence[int], shortest: Sequence[int], terms: Sequence[Any],
+        multiplies: Sequence[int], repeats: Sequence[int], window: Sequence[int],
+        shift: Sequence[int], heads: int, widths: Sequence[int], firsts: Sequence[int],
+        factor: float,
+    ) -> Any:  # fmt: skip
+        return op.BitWindows(
+            q, k, v, *grids, *terms, bits=list(bits), per_row=int(per_row),
+            per_length=list(per_length), shortest=list(shortest), multiplies=list(multiplies),
+            repeats=list(repeats), window=list(window), shift=list(shift), heads=heads,
+            widths=list(widths), firsts=list(firsts), factor=float(factor),
+        )  # fmt: skip
+
     def layer_norm(x: Any, gain: Any, shift: Any, eps: float) -> Any:
         return op.LayerNorm(x, gain, shift, eps=eps)
 
@@ -127,6 +141,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         binary_conv2d,
         product,
         attention,
+        windows,
         layer_norm,
         gelu,
         sigmoid,

@@ -60,7 +60,7 @@ def test_the_report_lies_beside_and_tells_of_the_gate(folder: Path) -> None:
     metric = report["metric"]
     assert metric["apart_db"] == abs(metric["packed_db"] - metric["file_db"]) <= 0.01
     assert 5 < metric["packed_db"] < 60
-    assert {row["operator"] for row in report["operators"]} == {"BitConv2d"}
+    assert {row["operator"] for row in report["operators"]} == {"BitConv2d", "BitConv2dCodes"}
     assert all(row["unequal"] == 0 for row in report["operators"])
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("model.onnx")) == [
         "model.onnx", "model.onnx.json",
