@@ -18,17 +18,11 @@ from bitcompress.errors import GateError
 LIBRARY = "libbitcompress_tensorrt.so"
 ENGINE = "model.engine"
 BUILD = "make tensorrt-plugins"
-WITHOUT = {
-    **dict.fromkeys(
-        ("PixelMean", "GroupNorm"),
-        "its sums over pixels in an order written down (packed/pixels.py) have no CUDA kernel yet",
-    ),
-    **dict.fromkeys(
-        ("BitWindows", "BitWindowsCodes", "BitConv2dCodes", "BitLinearCodes"),
-        "codes between layers and windows by table are for ONNX Runtime: --to tensorrt writes a "
-        "file without them",
-    ),
-}
+WITHOUT = dict.fromkeys(
+    ("BitWindows", "BitWindowsCodes", "BitConv2dCodes", "BitLinearCodes"),
+    "codes between layers and windows by table are for ONNX Runtime: --to tensorrt writes a "
+    "file without them",
+)
 """Operators of files that have no plugin, and why: such a file runs in ONNX Runtime alone."""
 
 
