@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.backends.opaque import writing_down
-from bitcompress.backends.windows import Turn, windowed
+from bitcompress.backends.rolls import Turn
+from bitcompress.backends.windows import windowed
 from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.timed import clock_of

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bitcompress.backends import reference
 from bitcompress.backends.capture import run_once
+from bitcompress.backends.rolls import Turn
 from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.backends.session import session_of
-from bitcompress.backends.windows import Turn
 from bitcompress.errors import GateError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.packed.tape import set_recorder

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitcompress.backends import opaque
+from bitcompress.backends import gathered, opaque
 from bitcompress.backends.schema import OPERATORS
 from bitcompress.packed import ops, steps
 from bitcompress.packed.gathered import OutGrid
@@ -175,7 +175,7 @@ def _windows(inputs: Inputs, attributes: Attributes) -> Tensor:
         channels = attributes["heads"] * attributes["widths"][1]
         scale, offset, top = _out_grid(inputs, attributes, channels)
         out = OutGrid(scale, offset, int(top[0]).bit_length())
-    return opaque.gathered(
+    return gathered.gathered(
         inputs["q"], inputs["k"], inputs["v"], _grids(inputs, "qkpv"), list(attributes["bits"]),
         bool(attributes["per_row"]), list(attributes["per_length"]), list(attributes["shortest"]),
         terms, list(attributes["multiplies"]), list(attributes["repeats"]),

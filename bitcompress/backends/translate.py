@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from bitcompress.backends import (
-    opaque,  # noqa: F401  (makes the nodes known)
+    gathered,  # noqa: F401  (makes the nodes known)
+    opaque,  # noqa: F401  (likewise)
     schema,
 )
 from bitcompress.errors import NotPackable

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,24 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitcompress.backends import opaque
-from bitcompress.program.moves import COPIES, VIEWS
+from bitcompress.backends import gathered
+from bitcompress.backends.rolls import Turn, chain_to, is_move, swap_rolls
 
 aten = torch.ops.aten
-MOVES: frozenset[Any] = VIEWS | COPIES | {
-    aten.reshape.default, aten.contiguous.default, aten.flatten.using_ints,
-    aten.unflatten.int, aten.movedim.int, aten.movedim.intlist, aten.numpy_T.default,
-    operator.getitem,
-}  # fmt: skip
-LAYERS = ("linear", "conv2d", "binary_conv2d")
-"""Nodes whose inputs the gate compares, in their order."""
 SIDES = ((40, 56), (64, 40))
 """Sides of pictures, at least, on which a chain is run; a window has several places in them."""
 LARGEST = 1 << 26
 """Numbers of a value that is followed."""
-
-Turn = tuple[tuple[int, ...], tuple[int, ...]]
-"""By how much a tensor is rolled, and along which axes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ def windowed(program: Any) -> Windowed:
     """The exported program with its window attentions found. It is not changed itself."""
     graph = copy.deepcopy(program.graph)
     sizes = _sizes(graph)
-    turned = _swap_rolls(graph)
+    turned = swap_rolls(graph)
     for node in list(graph.nodes):
         if node.target == torch.ops.bitcompress.attention.default:
             _Search(graph, node, sizes).replace()
@@ -122,18 +111,6 @@ def _shape(node: fx.Node, sizes: Sizes) -> tuple[int, ...]:
     return tuple(_number(size, sizes) for size in value.shape)
 
 
-def _is_move(node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in MOVES
-
-
-def _chain(node: fx.Node) -> list[fx.Node]:
-    """The values from which moves alone lead to this one, the farthest first, and itself."""
-    found = [node]
-    while _is_move(found[-1]) and isinstance(found[-1].args[0], fx.Node):
-        found.append(found[-1].args[0])
-    return found[::-1]
-
-
 def _places(chain: Sequence[fx.Node], sizes: Sizes) -> Tensor:
     """Where in the first value of a chain each number of the last one comes from."""
     shape = _shape(chain[0], sizes)
@@ -175,7 +152,7 @@ def _cut(places: Tensor, shape: Sequence[int], heads: int) -> _Cut:
     if math.prod(window) != len(pixel) or height % window[0] or width % window[1]:
         raise _No("rows are no windows")
     cut = _Cut(window, (int(down[0]), int(right[0])), int(places[0, 0, 0]) % channels)
-    table = opaque.window_table(count, height, width, cut.window, cut.shift)
+    table = gathered.window_table(count, height, width, cut.window, cut.shift)
     head = torch.arange(heads) * columns
     wanted = (
         table[:, None, :, None] * channels
@@ -237,7 +214,7 @@ class _Search:
 
     def _source(self, value: fx.Node, heads: int, *, turned: bool) -> tuple[fx.Node, _Cut]:
         """The picture, as far back as one is found, that moves cut into this operand."""
-        chain = _chain(value)
+        chain = chain_to(value)
         said = _No("no moves lead to the attention")
         for start in range(len(chain) - 1):
             source = chain[start]
@@ -262,7 +239,7 @@ class _Search:
         chain = [self.node]
         while len(chain[-1].users) == 1:
             (user,) = chain[-1].users
-            if not _is_move(user) or user.args[0] is not chain[-1]:
+            if not is_move(user) or user.args[0] is not chain[-1]:
                 break
             chain.append(user)
         for end in range(len(chain), 1, -1):
@@ -294,84 +271,3 @@ def _unscaled(q: fx.Node) -> tuple[fx.Node, float]:
     if q.target == aten.mul.Tensor and isinstance(q.args[1], int | float):
         return q.args[0], float(torch.tensor(q.args[1], dtype=torch.float32))  # type: ignore[return-value]
     return q, 1.0
-
-
-def _is_roll(node: Any) -> bool:
-    """Whether a node rolls axes other than the last."""
-    if not isinstance(node, fx.Node) or node.target != aten.roll.default or len(node.args) < 3:
-        return False
-    rank = node.meta["val"].dim()
-    return bool(node.args[2]) and all(dim % rank != rank - 1 for dim in node.args[2])  # type: ignore[union-attr]
-
-
-def _swap_rolls(graph: fx.Graph) -> dict[int, Turn]:
-    """Let rolls change places with linears, towards an attention; which layers now see other rows.
-
-    A linear treats each row alike, so it does not matter which of both comes first.
-    """
-    linear = torch.ops.bitcompress.linear.default
-    layers = [n for n in graph.nodes if _is_layer(n)]
-    turned: dict[int, Turn] = {}
-    for number, node in enumerate(layers):
-        if node.target != linear:
-            continue
-        roll = node.args[0]
-        if _is_roll(roll) and len(roll.users) == 1 and _reaches(node):
-            node.args = (roll.args[0], *node.args[1:])
-            _put_behind(graph, roll, node)
-            turned[number] = _opposite(roll)
-            continue
-        users = list(node.users)
-        if len(users) == 1 and _is_roll(users[0]) and _comes(node.args[0]):
-            roll = users[0]
-            with graph.inserting_before(node):
-                before = graph.call_function(roll.target, (node.args[0], *roll.args[1:]))
-            before.meta = {**roll.meta, "val": node.args[0].meta["val"]}
-            node.args = (before, *node.args[1:])
-            roll.replace_all_uses_with(node)
-            graph.erase_node(roll)
-            turned[number] = _turn(before)
-    return turned
-
-
-def _put_behind(graph: fx.Graph, roll: fx.Node, node: fx.Node) -> None:
-    """A roll that stood before a layer, behind it."""
-    users = list(node.users)
-    with graph.inserting_after(node):
-        made = graph.call_function(roll.target, (node, *roll.args[1:]))  # type: ignore[arg-type]
-    made.meta = {**roll.meta, "val": node.meta["val"]}
-    for user in users:
-        user.replace_input_with(node, made)
-    graph.erase_node(roll)
-
-
-def _turn(roll: fx.Node) -> Turn:
-    shifts: Any = roll.args[1]
-    dims: Any = roll.args[2]
-    return tuple(shifts), tuple(dims)
-
-
-def _opposite(roll: fx.Node) -> Turn:
-    shifts, dims = _turn(roll)
-    return tuple(-shift for shift in shifts), dims
-
-
-def _is_layer(node: fx.Node) -> bool:
-    return any(node.target == getattr(torch.ops.bitcompress, name).default for name in LAYERS)
-
-
-def _reaches(node: fx.Node) -> bool:
-    """Whether moves alone (and a factor) lead from a value to attentions."""
-    attention, found = torch.ops.bitcompress.attention.default, False
-    for user in node.users:
-        passes = _is_move(user) or user.target == aten.mul.Tensor
-        if user.target == attention or (passes and _reaches(user)):
-            found = True
-        elif user.users:
-            return False
-    return found
-
-
-def _comes(node: Any) -> bool:
-    first = _chain(node)[0]
-    return bool(first.target == torch.ops.bitcompress.attention.default)
