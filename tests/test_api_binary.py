@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import bitcompress
 from bitcompress.errors import CaptureError, DataError, LoadError, RecipeError, UsageError
+from bitcompress.models.convnext_uper import ConvNeXtUper
 
 FEW = {"train.steps": 2, "train.settle_batches": 1, "blocks.min_channels": 8}
 
@@ -71,6 +72,26 @@ def test_inputs_alone_are_enough(recipe: str, tmp_path: Path) -> None:
     bitcompress.save(result, tmp_path / "o")
     again = bitcompress.load(tmp_path / "o", model=Net()).model
     x = torch.rand(1, 3, 20, 8)
+    with torch.no_grad():
+        assert torch.equal(again(x), result.model(x))
+
+
+def test_a_depth_network_learns_is_packed_and_reported(tmp_path: Path) -> None:
+    """On the one scene that comes with scikit-image, which says nothing about quality."""
+    pytest.importorskip("skimage")
+    torch.manual_seed(0)
+    net = ConvNeXtUper(max_depth=8.0, depths=(1, 1), dims=(16, 32), width=16).eval()
+    over = FEW | {"train.batch": 2, "data.options": {"crop": [64, 96]}}
+    result = bitcompress.binarize(net, recipe="bidense", data="stereo", overrides=over)
+    report = result.report
+    assert report["task"] == "depth" and report["states"]["packed"] > 4
+    assert report["quality"]["packed"] == report["quality"]["binary"]
+    assert 0 <= report["quality"]["packed"]["delta1"] <= 1
+    assert report["parity"]["flipped_share"] == 0
+    assert result.samples[0][1].shape[2] == 3
+    bitcompress.save(result, tmp_path / "o")
+    again = bitcompress.load(tmp_path / "o", model=net).model
+    x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again(x), result.model(x))
 
