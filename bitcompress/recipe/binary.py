@@ -112,6 +112,8 @@ class BinaryTrain(Part):
     steps: int = Field(default=2000, ge=0)
     quick_steps: int = Field(default=100, ge=0)
     batch: int = Field(default=16, ge=1)
+    quick_batch: int | None = Field(default=None, ge=1)
+    """The batch of a quick run; as `batch` where this is null."""
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(default=0.0, ge=0)
