@@ -6,6 +6,7 @@ that nothing knows is an error that names the file, the key, what is allowed and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ class Blocks(Part):
     """The input that holds the timestep; found by name where this is null."""
     time_steps: int | None = Field(default=None, ge=1)
     """How many timesteps there are; the model's own where this is null."""
+    time_span: tuple[float, float] | None = None
+    """The lowest and the highest noise level, where the model is told one in place of a timestep:
+    groups are even in its logarithm."""
     keep: tuple[str, ...] = ()
     """Layers that stay float: shell wildcards of names."""
     first_last: Literal["float", "binary"] = "float"
@@ -152,6 +156,13 @@ class BinaryRecipe(Part):
             raise ValueError(
                 f"blocks.time_aware is {self.blocks.time_aware}, but blocks.time_groups is 1: "
                 "give 2 or more"
+            )
+        span = self.blocks.time_span
+        if span is not None and not 0 < span[0] < span[1] < math.inf:
+            raise ValueError(f"blocks.time_span is {list(span)}: give two rising positive levels")
+        if span is not None and self.blocks.time_groups < 2:
+            raise ValueError(
+                "blocks.time_span is given, but blocks.time_groups is 1: give 2 or more"
             )
         return self
 
