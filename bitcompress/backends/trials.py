@@ -16,13 +16,16 @@ from bitcompress.graph.timed import clock_of
 
 
 def example_of(example: Any, source: Source | None, model: Rewritten) -> Any:
-    """The inputs that were given, a timestep among them as whole numbers; or those of the task."""
+    """The inputs that were given, a timestep among them in whole numbers; or those of the task."""
     timed = clock_of(model)
     if example is not None:
         name = "" if timed is None else timed[1].name
         given = example.get(name) if isinstance(example, Mapping) else None
-        if isinstance(given, Tensor) and given.is_floating_point():  # of --input, from 0 to 1
-            return {**example, name: _timesteps(given.flatten(), timed)}
+        told = timed is not None and getattr(timed[0], "span", None) is not None
+        if isinstance(given, Tensor) and given.is_floating_point() and not told:
+            # Those of --input are from 0 to 1: a share of all timesteps.
+            most = timed_steps(model) if float(given.max()) <= 1 else 1
+            return {**example, name: (given.flatten() * most).long()}
         return example
     generator = torch.Generator().manual_seed(0)
     if source is not None and source.task == "diffusion":
@@ -33,14 +36,6 @@ def example_of(example: Any, source: Source | None, model: Rewritten) -> Any:
         side = 32 if source.task == "classify" else 64
         return (torch.rand(1, 3, side, side, generator=generator) * source.image_range,)
     raise CaptureError("the model's inputs are not known: give an example (--input NAME=1x3x64x64)")
-
-
-def _timesteps(share: Tensor, timed: Any) -> Tensor:
-    """Timesteps that lie that share into their range; noise levels, where a clock is told those."""
-    span = None if timed is None else getattr(timed[0], "span", None)
-    if span is not None:
-        return torch.as_tensor(span[0] * (span[1] / span[0]) ** share.double()).float()
-    return (share * (1 if timed is None else int(getattr(timed[0], "steps", 1)))).long()
 
 
 def timed_steps(model: Rewritten) -> int:
