@@ -59,6 +59,12 @@ class BinaryBlock(nn.Module):
         return weight.shape[1] * g.groups, len(weight) // self.core.copies
 
     @property
+    def timed(self) -> bool:
+        """Whether any of its tables has a row for each time group."""
+        rows = [self.threshold.groups, 1 if self.activation is None else self.activation.groups]
+        return max(rows) > 1
+
+    @property
     def weights(self) -> int:
         """How many weights are stored in one bit each."""
         return self.core.weight.numel()
@@ -178,7 +184,7 @@ class BinaryBlock(nn.Module):
             scale, self.core.geometry, self.core.pad_value, scaling,
             [step.detached() for step in self.tail(shift)],
             None if self.shortcut is None else self.shortcut.twin(),
-            self.clock if self.spec.groups > 1 else None, self.axis, self.spec.method,
+            self.clock if self.timed else None, self.axis, self.spec.method,
         )  # fmt: skip
 
     @property
@@ -201,7 +207,7 @@ class BinaryBlock(nn.Module):
         return self.core.geometry.reduced(y, given) if self.axis == PICTURES else y
 
     def _index(self, x: Tensor) -> Tensor | None:
-        if self.clock is None or self.spec.groups == 1:
+        if self.clock is None or not self.timed:
             return None
         whole = self.axis == TOKENS or x.dim() == (3 if self.core.geometry.line else 4)
         return self.clock.index(x.shape[0] if whole else 1)
