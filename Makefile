@@ -121,7 +121,7 @@ test-cuda: $(TOOLS)
 	  echo "skipped: nvcc 13 or the headers of TensorRT cannot be had from PyPI here"; \
 	else \
 	  cmake -S . -B build/cuda/tests -G Ninja $(CUDA_FLAGS) -DBITCOMPRESS_TESTS=ON && \
-	  cmake --build build/cuda/tests --target test_cuda test_tensorrt bitcompress_cuda bitcompress_tensorrt \
+	  cmake --build build/cuda/tests --target test_cuda test_cuda_pictures test_tensorrt bitcompress_cuda bitcompress_tensorrt \
 	    bitcompress_tensorrt_twin && \
 	  ctest --test-dir build/cuda/tests --output-on-failure --verbose -R 'cuda|tensorrt'; \
 	fi

@@ -11,6 +11,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "forms.h"
 #include "tiles.h"
@@ -200,6 +201,7 @@ const Kernels kAvx2 = {
     step_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc

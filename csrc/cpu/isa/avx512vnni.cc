@@ -13,6 +13,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "avx2_forms.h"
 #include "forms.h"
@@ -256,6 +257,7 @@ const Kernels kAvx512vnni = {
     step_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc

@@ -7,6 +7,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "forms.h"
 #include "scalar_bits.h"
@@ -129,6 +130,7 @@ const Kernels kScalar = {
     step_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc
