@@ -12,6 +12,7 @@
 #include "lengths.h"
 #include "pixels.h"
 #include "steps.h"
+#include "chain.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -198,6 +199,7 @@ const Kernels kAvx2 = {
     &kWords,
     form_for,
     step_rows,
+    chain_rows,
     sum_columns,
     sum_line,
 };

@@ -8,6 +8,7 @@
 #include "lengths.h"
 #include "pixels.h"
 #include "steps.h"
+#include "chain.h"
 #include "forms.h"
 #include "scalar_bits.h"
 
@@ -127,6 +128,7 @@ const Kernels kScalar = {
     &kWords,
     form_for,
     step_rows,
+    chain_rows,
     sum_columns,
     sum_line,
 };
