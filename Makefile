@@ -20,7 +20,7 @@ SOURCES := CMakeLists.txt $(shell find csrc -type f)
 # cmake and ninja of the environment are found by every command below.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx tensorrt-plugins fuzz test-all lint format clean distclean install
+.PHONY: demo test test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-hostile test-cuda test-rtx tensorrt-plugins fuzz test-all lint format clean distclean install
 .DEFAULT_GOAL := test
 
 demo: $(NATIVE)
@@ -30,7 +30,9 @@ test: SELECT := -m "not slow"
 test: test-python test-native-off test-cpp
 
 test-all: SELECT :=
-test-all: test-python test-native-off test-cpp test-sanitize test-valgrind test-neon test-cuda test-rtx
+test-all: HOSTILE_RUNS := 30000
+test-all: HOSTILE_ROUNDS := 1500
+test-all: test-python test-native-off test-cpp test-sanitize test-hostile test-valgrind test-neon test-cuda test-rtx
 
 test-python: $(NATIVE)
 	$(BIN)/python -m pytest $(SELECT)
@@ -50,6 +52,33 @@ test-sanitize: $(TOOLS)
 	  -DBITCOMPRESS_SANITIZE=ON
 	cmake --build build/sanitize
 	ctest --test-dir build/sanitize --output-on-failure
+
+# Damaged files with the sanitizers on: ONNX files in ONNX Runtime with the operator library, packed folders in
+# Python with the native module. Both from seed 1, so that a failure comes again.
+HOSTILE_RUNS := 2000
+HOSTILE_ROUNDS := 120
+HOSTILE_SEED := 1
+ASAN := abort_on_error=1:handle_abort=0:handle_segv=0:allocator_may_return_null=1:max_allocation_size_mb=256:alloc_dealloc_mismatch=0
+HOSTILE_ENV := UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1
+RUNTIME = $(shell $(BIN)/python -c "import onnxruntime, pathlib as p; print(next((p.Path(onnxruntime.__file__).parent / 'capi').glob('libonnxruntime.so*')))" 2>/dev/null)
+ORT_ENV = ASAN_OPTIONS=$(ASAN) BITCOMPRESS_ORT_RUNTIME=$(RUNTIME) BITCOMPRESS_ORT_LIBRARY=build/sanitize/libbitcompress_ort.so
+test-hostile: $(READY)
+	cmake -S . -B build/sanitize -G Ninja -DBITCOMPRESS_PYTHON=ON -DBITCOMPRESS_TESTS=ON -DBITCOMPRESS_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	cmake --build build/sanitize --target fuzz_onnx bitcompress_ort _native
+	@if test -z "$(RUNTIME)"; then echo "skipped: ONNX files, for onnxruntime is not in $(VENV)"; else \
+	  echo "==> ONNX files" && $(HOSTILE_ENV) $(ORT_ENV) \
+	    build/sanitize/fuzz_onnx -seed=$(HOSTILE_SEED) -runs=$(HOSTILE_RUNS) tests/fuzz/onnx; \
+	fi
+	@if ! test -e "$$($(CXX) -print-file-name=libasan.so)"; then \
+	  echo "skipped: packed folders, for $(CXX) has no libasan.so to load before Python"; \
+	else \
+	  echo "==> packed folders" && $(HOSTILE_ENV) ASAN_OPTIONS=$(ASAN):detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    $(BIN)/python tests/fuzz/fuzz_reader.py --native $$(ls build/sanitize/_native*.so) --at build/sanitize/seed \
+	      --seed $(HOSTILE_SEED) --rounds $(HOSTILE_ROUNDS) \
+	  || { echo "failed in round --seed $$(cat build/sanitize/seed)"; exit 1; }; \
+	fi
 
 # Threads of the pool live until the process ends: what they hold is "possibly lost" and no error.
 VALGRIND := BITCOMPRESS_TEST_SMALL=1 valgrind --quiet --error-exitcode=9 --leak-check=full \
@@ -92,7 +121,7 @@ test-cuda: $(TOOLS)
 	  echo "skipped: nvcc 13 or the headers of TensorRT cannot be had from PyPI here"; \
 	else \
 	  cmake -S . -B build/cuda/tests -G Ninja $(CUDA_FLAGS) -DBITCOMPRESS_TESTS=ON && \
-	  cmake --build build/cuda/tests --target test_cuda test_tensorrt bitcompress_cuda bitcompress_tensorrt \
+	  cmake --build build/cuda/tests --target test_cuda test_cuda_pictures test_tensorrt bitcompress_cuda bitcompress_tensorrt \
 	    bitcompress_tensorrt_twin && \
 	  ctest --test-dir build/cuda/tests --output-on-failure --verbose -R 'cuda|tensorrt'; \
 	fi
@@ -116,9 +145,9 @@ tensorrt-plugins: $(TOOLS)
 	cmake --build build/cuda/libraries --target bitcompress_cuda bitcompress_tensorrt
 	cp build/cuda/libraries/libbitcompress_cuda.so build/cuda/libraries/libbitcompress_tensorrt.so bitcompress/
 
-# Random calls of the C interface for SECONDS, by libFuzzer where clang is installed.
+# Random calls of the C interface for SECONDS, by libFuzzer where clang is installed; then damaged files.
 SECONDS := 60
-fuzz: $(NATIVE)
+fuzz: $(NATIVE) test-hostile
 	if command -v clang++ >/dev/null; then \
 	  cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DBITCOMPRESS_PYTHON=OFF \
 	    -DBITCOMPRESS_TESTS=ON -DBITCOMPRESS_SANITIZE=ON -DBITCOMPRESS_FUZZER=ON && \
@@ -130,6 +159,8 @@ fuzz: $(NATIVE)
 	    -DBITCOMPRESS_SANITIZE=ON && cmake --build build/sanitize --target fuzz_shapes && \
 	  build/sanitize/fuzz_shapes -seconds=$(SECONDS) tests/fuzz/corpus; \
 	fi
+	test -z "$(RUNTIME)" || $(HOSTILE_ENV) $(ORT_ENV) build/sanitize/fuzz_onnx -seconds=$(SECONDS) \
+	  -seed=$$(date +%s) tests/fuzz/onnx
 	$(BIN)/python tests/fuzz/fuzz_reader.py --seconds $(SECONDS)
 
 lint: $(READY)

@@ -110,6 +110,11 @@ def _recipes(setup: str, start: str, *names: str) -> dict[str, Row]:
     return {f"{setup}-{name}": Row(setup, name, name, start=start) for name in names}
 
 
+def _ours(label: str, overrides: dict[str, Any]) -> Row:
+    """A row of the diffusion table that changes the recipe and not the network."""
+    return Row("diffsr", label, "bidiffsr", overrides=overrides)
+
+
 ROWS: dict[str, Row] = {
     "cifar-float": Row("cifar", "float, as published", learns=False),
     "cifar-tuned": Row("cifar", "float, tuned on the copies"),
@@ -121,16 +126,15 @@ ROWS: dict[str, Row] = {
     **_recipes("camvid", "camvid-float", "bidense", "reactnet", "xnor"),
     "diffsr-float": Row("diffsr", "float"),
     "diffsr-full": Row("diffsr", "all: shortcut, CP, CS-Fusion, TaR, TaA", "bidiffsr"),
-    "diffsr-no-time": Row("diffsr", "without TaR and TaA", "bidiffsr",
-                          overrides={"blocks.time_groups": 1}),
-    "diffsr-two-groups": Row("diffsr", "two time groups", "bidiffsr",
-                             overrides={"blocks.time_groups": 2}),
+    "diffsr-no-time": _ours("without TaR and TaA", {"blocks.time_groups": 1}),
+    "diffsr-tar-only": _ours("TaR alone", {"blocks.time_aware": "thresholds"}),
+    "diffsr-taa-only": _ours("TaA alone", {"blocks.time_aware": "activations"}),
+    "diffsr-two-groups": _ours("two time groups", {"blocks.time_groups": 2}),
     "diffsr-no-cs": Row("diffsr", "without CS-Fusion (split and add)", "bidiffsr",
                         config={"fusion": "split"}),
     "diffsr-no-cp": Row("diffsr", "without CP (pixel shuffles)", "bidiffsr",
                         config={"resample": "shuffle"}),
-    "diffsr-xnor": Row("diffsr", "plain XNOR blocks", "bidiffsr",
-                       overrides={"blocks.method": "xnor", "blocks.time_groups": 1}),
+    "diffsr-xnor": _ours("plain XNOR blocks", {"blocks.method": "xnor", "blocks.time_groups": 1}),
 }  # fmt: skip
 
 

@@ -23,27 +23,34 @@ class Told:
     """What a file tells of itself.
 
     step: sides must be multiples of it; 0 where every size is fixed. side: the fixed side, or 0.
+    task: what the model is for, where that is known.
     """
 
     scale: int | None
     image_range: float
     step: int
     side: int = 0
+    task: str | None = None
 
 
 class FileModel(nn.Module):
-    """A session as a model. Shapes: pictures (N, C, H, W) of any size if `told.scale` is known."""
+    """A session as a model. Shapes: pictures (N, C, H, W) of any size if `told.scale` is known.
 
-    def __init__(self, path: Path) -> None:
+    threads, spin: as of `ort_session`.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, spin: bool = True) -> None:
         super().__init__()
-        self.session = ort_session(path)
+        self.session = ort_session(path, threads=threads, spin=spin)
         self.told = _told(self.session, path)
         self.names = [value.name for value in self.session.get_inputs()]
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
         """The first output. Raises: ShapeError for inputs that the file does not take."""
-        if len(inputs) != len(self.names):
+        rest = self.names[len(given) :]
+        if len(given) + len(named) != len(self.names) or set(rest) != set(named):
             raise ShapeError(f"the file takes {', '.join(self.names)}: {len(self.names)} inputs")
+        inputs = (*given, *(named[name] for name in rest))
         x = inputs[0]
         height, width = x.shape[-2:] if x.dim() == 4 else (0, 0)
         first = self._whole(x) if self.told.scale is not None and x.dim() == 4 else x
@@ -76,7 +83,7 @@ def _told(session: Any, path: Path) -> Told:
         scale, image_range = told["scale"], float(told["image_range"] or 1.0)
         shape = session.get_inputs()[0].shape
         side = 0 if told["step"] or len(shape) != 4 else min(shape[2:])
-        return Told(scale, image_range, int(told["step"]), side)
+        return Told(scale, image_range, int(told["step"]), side, told.get("task"))
     except (KeyError, ValueError, TypeError) as error:
         raise LoadError(
             f"{path} does not say what it takes: export it with this release"

@@ -116,11 +116,14 @@ def read_sealed(path: Path) -> bytes:
     return data
 
 
-def ort_session(path: str | Path, *, threads: int | None = None, sealed: bool = True) -> Any:
+def ort_session(
+    path: str | Path, *, threads: int | None = None, sealed: bool = True, spin: bool = True
+) -> Any:
     """An onnxruntime.InferenceSession of an exported file, with our operators registered.
 
     threads: of ONNX Runtime and of our operators, which run on its threads; torch's number if None.
     sealed: False takes a file without digest, which some other tool has written.
+    spin: False has its threads rest between runs, where others are measured in turn.
     Raises: Unavailable, LoadError.
     """
     runtime()
@@ -131,7 +134,7 @@ def ort_session(path: str | Path, *, threads: int | None = None, sealed: bool = 
             data = Path(path).read_bytes()
         except OSError as error:
             raise LoadError(f"{path} cannot be read ({error.strerror})") from error
-    return session_of(data, str(path), threads)
+    return session_of(data, str(path), threads, spin=spin)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -185,7 +188,7 @@ def operators_of(data: bytes) -> int | None:
     return None
 
 
-def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
+def session_of(data: bytes, name: str, threads: int | None = None, *, spin: bool = True) -> Any:
     """A session of a file's bytes; `name` is for messages. Raises: Unavailable, LoadError."""
     ort = runtime()
     try:
@@ -201,6 +204,8 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
+    if not spin:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if version is not None:
         options.register_custom_ops_library(str(library()))
     try:

@@ -18,10 +18,7 @@ from bitcompress.errors import GateError
 LIBRARY = "libbitcompress_tensorrt.so"
 ENGINE = "model.engine"
 BUILD = "make tensorrt-plugins"
-WITHOUT = dict.fromkeys(
-    ("PixelMean", "GroupNorm"),
-    "its sums over pixels in an order written down (packed/pixels.py) have no CUDA kernel yet",
-)
+WITHOUT: dict[str, str] = {}
 """Operators of files that have no plugin, and why: such a file runs in ONNX Runtime alone."""
 
 

@@ -1,4 +1,8 @@
-"""`bench model`: a packed model in turn with its float model in torch and in ONNX Runtime."""
+"""`bench model`: a packed model in turn with its float model in torch and in ONNX Runtime.
+
+The packed model is that of a folder in torch, or an exported file in ONNX Runtime; then the folder
+it came from takes its turn too, where it is at hand.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,8 @@ from bitcompress.measure.report import machine
 from bitcompress.memory import keep_large_blocks
 
 Progress = Callable[[str, int, int], None]
+FLOATS = ("torch_fp32", "ort_fp32", "ort_int8", "torch_bf16")
+"""Who needs the float model."""
 SAME_DB = 40.0
 """An exported model further from torch than this computes something else."""
 
@@ -35,7 +41,7 @@ class Subject:
 
     name: str
     packed: nn.Module
-    float_model: nn.Module
+    float_model: nn.Module | None
     weight_bits: int
     act_bits: int
     recipe: str
@@ -44,6 +50,10 @@ class Subject:
     psnr_drop_db: float | None
     psnr_set: str
     """The pictures behind psnr_drop_db, or why there is none."""
+    missing: str = ""
+    """Why there is no float model."""
+    in_torch: nn.Module | None = None
+    """The packed folder that a file was exported from."""
 
 
 @dataclass(frozen=True)
@@ -128,24 +138,50 @@ def _bench(
     subject: Subject, example: Any, batches: Sequence[Any], settings: Settings, folder: Path
 ) -> dict[str, Any]:
     args, kwargs = as_inputs(example)
-    others = _Others()
+    others, full = _Others(), subject.float_model
+    truth: Any = None
     with torch.inference_mode():
         made = subject.packed(*args, **kwargs)
-        truth = subject.float_model(*args, **kwargs)
-        _torch(others, subject.float_model, args, kwargs)
-    _ort(others, subject, example, batches, settings, folder, truth)
+        if full is not None:
+            truth = full(*args, **kwargs)
+            _torch(others, full, args, kwargs)
+    if full is not None:
+        _ort(others, full, example, batches, settings, folder, truth)
+    else:
+        others.absent.update(dict.fromkeys(FLOATS, subject.missing))
     packed = Contender("packed", lambda: subject.packed(*args, **kwargs))
+    row_of_file = _in_torch(subject, others, made, args, kwargs)
     with torch.inference_mode():
         times = take_turns(
             [packed, *others.contenders], repeats=settings.repeats, seconds=settings.seconds
         )
-    row = _row(subject, (*args, *kwargs.values()), times, others, settings.threads)
+    row = _row(subject, (*args, *kwargs.values()), times, others, settings.threads) | row_of_file
     if subject.trained:
         others.outputs["packed"] = _array(made)
         row["psnr_to_float_db"] = {
             name: exported.psnr(output, _array(truth)) for name, output in others.outputs.items()
         }
     return row
+
+
+def _in_torch(
+    subject: Subject, others: _Others, made: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The folder of a file takes its turn. Returns: for the row, how near the file is to it, dB."""
+    folder = subject.in_torch
+    if folder is None:
+        return {}
+    with torch.inference_mode():
+        truth = _array(folder(*args, **kwargs))
+    output = _array(made)
+    near = exported.psnr(output, truth) if output.shape == truth.shape else -math.inf
+    if near < SAME_DB:
+        others.absent["packed_torch"] = (
+            f"the folder beside the file holds another model ({near:.0f} dB from the file)"
+        )
+        return {}
+    others.contenders.append(Contender("packed_torch/folder", lambda: folder(*args, **kwargs)))
+    return {"psnr_to_folder_db": near}
 
 
 def _torch(
@@ -193,7 +229,7 @@ def _is_picture(x: Any) -> bool:
 
 
 def _ort(
-    others: _Others, subject: Subject, example: Any, batches: Sequence[Any], settings: Settings,
+    others: _Others, full: nn.Module, example: Any, batches: Sequence[Any], settings: Settings,
     folder: Path, truth: Any,
 ) -> None:  # fmt: skip
     """ONNX Runtime in float32 and, of the same file, int8; or the step that failed."""
@@ -205,7 +241,7 @@ def _ort(
     step, names = "export to ONNX", ["ort_fp32", "ort_int8"]
     try:
         with exported.quiet(), exported.within(settings.limit), exported.spare_memory():
-            exported.export(private_copy(subject.float_model), args, kwargs, plain)
+            exported.export(private_copy(full), args, kwargs, plain)
             step = "ONNX Runtime"
             run = exported.opened(plain, inputs, settings.threads)
             near = exported.psnr(exported.output_of(run), _array(truth))
@@ -242,7 +278,7 @@ def _row(
         return 1000 * min(found) if found else None
 
     ms = 1000 * packed.best
-    columns = {name: best(name) for name in ("torch_fp32", "ort_fp32", "ort_int8", "torch_bf16")}
+    columns = {name: best(name) for name in FLOATS}
     floats = [t for t in (columns["torch_fp32"], columns["ort_fp32"]) if t is not None]
     int8 = columns["ort_int8"]
     return {

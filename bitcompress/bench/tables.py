@@ -153,6 +153,15 @@ def model_markdown(report: Report) -> str:
         "that of a process with the model alone.", "",
         *_models(rows),
     ]  # fmt: skip
+    folders = [
+        f"- {row['model']} at {_sides(row)}: the folder in torch takes "
+        f"{_number(row['ways_ms']['packed_torch/folder'])} ms, "
+        f"{row['psnr_to_folder_db']:.0f} dB from the file"
+        for row in rows
+        if "psnr_to_folder_db" in row
+    ]
+    if folders:
+        lines += ["## The folders behind the files", "", *folders, ""]
     reasons = {
         f"- {name} of {row['model']} at {_sides(row)}: {reason}"
         for row in rows

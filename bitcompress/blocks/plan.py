@@ -39,6 +39,15 @@ class BlockPlan:
     became: str = ""
 
     @property
+    def timed(self) -> bool:
+        """Whether its block will have tables for time groups."""
+        if self.spec is None:
+            return False
+        own = self.spec.rule.activation
+        active = own == "taa" or (own == "prelu" and self.takes_activation)
+        return max(self.spec.threshold_groups, self.spec.activation_groups if active else 1) > 1
+
+    @property
     def method(self) -> str | None:
         """The method of the block; None where it stays float."""
         return None if self.spec is None else self.spec.method
@@ -139,7 +148,7 @@ def _spec(
         name, policy.time_groups if rule.timed else 1, policy.dab_scale,
         None if policy.norm == "auto" or rule.norm == "layer" else policy.norm,
         shortcut=shortcut, start=policy.start,
-        learn_shortcut=shortcut and _gains(around, form, policy),
+        learn_shortcut=shortcut and _gains(around, form, policy), timed=policy.time_aware,
     )  # fmt: skip
     refused = stands(layer, spec) if form.kind == "block" else ""
     return (None, form, refused) if refused else (spec, form, why)
@@ -210,6 +219,15 @@ def _takes(rule: Method) -> bool:
 def drops(spec: BlockSpec) -> bool:
     """Whether a block lets the activation go that it takes over."""
     return spec.rule.activation == "none"
+
+
+def check_timed(plans: tuple[BlockPlan, ...], policy: BlockPolicy) -> None:
+    """Raise RecipeError where time groups are asked for and no block would have any."""
+    if policy.time_groups > 1 and not any(plan.timed for plan in plans):
+        raise RecipeError(
+            f"blocks.time_aware is {policy.time_aware!r}, and no block of {policy.method} has such "
+            "tables in this model: give blocks.time_aware both"
+        )
 
 
 def check_something(plans: tuple[BlockPlan, ...]) -> None:

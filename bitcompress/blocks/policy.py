@@ -13,6 +13,8 @@ class BlockPolicy:
     method: str = "reactnet"
     time_groups: int = 1
     """How many tables a time-aware block has; 1: no time."""
+    time_aware: Literal["both", "thresholds", "activations"] = "both"
+    """Which of a block's tables have a row for each time group."""
     time_arg: str | None = None
     """The argument that is the timestep; found among the usual names where this is None."""
     time_steps: int | None = None

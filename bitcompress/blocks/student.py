@@ -17,7 +17,13 @@ from torch import nn
 from bitcompress.blocks.layers import Layer, float_layer
 from bitcompress.blocks.made import made
 from bitcompress.blocks.parts import Parts
-from bitcompress.blocks.plan import BlockPlan, block_plans, check_policy, check_something
+from bitcompress.blocks.plan import (
+    BlockPlan,
+    block_plans,
+    check_policy,
+    check_something,
+    check_timed,
+)
 from bitcompress.blocks.policy import BlockPolicy
 from bitcompress.blocks.timestep import clock_for, timestep
 from bitcompress.errors import NotPackable
@@ -90,6 +96,7 @@ def prepare_binary(model: nn.Module, example: Any, policy: BlockPolicy) -> Prepa
     captured = capture(net, example)
     plans = block_plans(captured, policy, time.name if time is not None else "")
     check_something(plans)
+    check_timed(plans, policy)
     norms = list(dict.fromkeys(plan.norm for plan in plans if plan.norm))
     if norms:
         edits.append({"edit": "identity", "names": norms})

@@ -30,14 +30,13 @@ def told(plan: BlockPlan, layer: Layer) -> BlockPlan:
     assert plan.spec is not None
     rule, form = plan.spec.rule, plan.form
     parts = [FORMS[form.kind].format(n=form.parts)] if form.kind in FORMS else []
-    groups = f" x {plan.spec.groups}" if plan.spec.groups > 1 else ""
-    parts.append(THRESHOLDS[rule.threshold] + groups)
+    parts.append(THRESHOLDS[rule.threshold] + _times(plan.spec.threshold_groups))
     parts.append(_shortcut(plan, layer))
     if plan.norm:
         parts.append(f"BatchNorm of {plan.norm}")
     else:
         parts.append(NORMS.get(plan.spec.norm or rule.norm, ""))
-    parts.append(_activation(plan, groups))
+    parts.append(_activation(plan))
     return replace(plan, became=f"{plan.spec.method}: " + ", ".join(filter(None, parts)))
 
 
@@ -53,8 +52,13 @@ def _shortcut(plan: BlockPlan, layer: Layer) -> str:
     return f"CFB {inputs}->{outputs}"
 
 
-def _activation(plan: BlockPlan, groups: str) -> str:
+def _times(groups: int) -> str:
+    return f" x {groups}" if groups > 1 else ""
+
+
+def _activation(plan: BlockPlan) -> str:
     assert plan.spec is not None
+    groups = _times(plan.spec.activation_groups)
     own = ACTIVATIONS.get(plan.spec.rule.activation, "")
     behind = plan.around.activation
     if not plan.takes_activation or behind is None:

@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from bitcompress.bench.growth import alone
-from bitcompress.cli.subjects import example_of, opened_pair
+from bitcompress.cli.subjects import example_of, opened
+from bitcompress.errors import Unavailable
 
 
 def main(text: str) -> None:
     """Open what the JSON says, and print what each size takes."""
     asked: dict[str, Any] = json.loads(text)
-    packed, full, _ = opened_pair(
+    found = opened(
         Path(asked["folder"]), asked["float"] and Path(asked["float"]), asked["arch"],
-        asked["unsafe"],
+        asked["unsafe"], asked["threads"],
     )  # fmt: skip
-    model = packed.model if asked["which"] == "packed" else full
-    source = packed.source
+    model = found.model if asked["which"] == "packed" else found.full
+    if model is None:
+        raise Unavailable(found.missing)
+    source = found.source
     rows = alone(model, asked["sides"], lambda side: example_of(source, side), asked["threads"])
     for row in rows:
         print(json.dumps(row), flush=True)

@@ -85,6 +85,9 @@ def kernels(
 def model(**options: Any) -> None:
     """The packed model in FOLDER beside its float model, in turn in one process.
 
+    FOLDER may be an exported file, OUT/model.onnx: it runs in ONNX Runtime, and the packed folder
+    that it lies in takes its turn in torch.
+
     Float is the faster of torch (plain or channels last) and ONNX Runtime; int8 is static QDQ of
     the same model by ONNX Runtime. Without --float a known network is built with random weights,
     which do not change its time.

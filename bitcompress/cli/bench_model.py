@@ -50,9 +50,10 @@ def run_model(asked: Asked, progress: Any) -> None:
     if asked.output is not None:
         results.make_folder(asked.output)
     subject, source = subject_of(
-        asked.folder, asked.float_file, asked.arch, asked.unsafe_pickle, asked.untrained
-    )
-    if not (subject.trained or asked.untrained):
+        asked.folder, asked.float_file, asked.arch, asked.unsafe_pickle, asked.untrained,
+        asked.threads,
+    )  # fmt: skip
+    if subject.float_model is not None and not (subject.trained or asked.untrained):
         shown.note(f"no --float: {UNTRAINED}, which do not change its time", asked.quiet)
     examples = examples_of(source, asked.sides, asked.inputs)
     if asked.growth and source.scale is None:
@@ -60,9 +61,9 @@ def run_model(asked: Asked, progress: Any) -> None:
     rows = bench_model(subject, examples, lambda e: batches_like(source, e), settings, progress)
     report = whole_report(rows, settings)
     if source.scale is not None and asked.inputs is None:
-        _memory(asked, source, report)
+        _memory(asked, source, subject.missing, report)
     if asked.growth:
-        report["growth"] = _growth(asked, progress)
+        report["growth"] = _growth(asked, subject.missing, progress)
     _give(asked, report)
 
 
@@ -96,11 +97,14 @@ def _command(asked: Asked, which: str, sides: list[int]) -> list[str]:
     return [sys.executable, "-m", "bitcompress.cli.alone", json.dumps(words)]
 
 
-def _memory(asked: Asked, source: Source, report: dict[str, Any]) -> None:
-    """Fill in what each model needs in a process of its own, at the size of each row."""
+def _memory(asked: Asked, source: Source, missing: str, report: dict[str, Any]) -> None:
+    """Fill in what each model needs in a process of its own, at the size of each row.
+
+    missing: why there is no float model.
+    """
     sides = sorted({row["input"][0][-1] for row in report["rows"]})
     for which, key in (("packed", "rss_mb"), ("float", "float_rss_mb")):
-        found, reason = measure_alone(_command(asked, which, sides), asked.limit)
+        found, reason = _alone(asked, which, sides, missing)
         by_side = {row["side"]: row["rss_mb"] for row in found}
         for row in report["rows"]:
             row[key] = by_side.get(row["input"][0][-1]) if source.scale is not None else None
@@ -108,12 +112,21 @@ def _memory(asked: Asked, source: Source, report: dict[str, Any]) -> None:
                 row["absent"][key] = reason or "the network takes no pictures of this size"
 
 
-def _growth(asked: Asked, progress: Any) -> dict[str, Any]:
+def _alone(
+    asked: Asked, which: str, sides: list[int], missing: str
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of one model by itself, and why there are no more."""
+    if which == "float" and missing:
+        return [], missing
+    return measure_alone(_command(asked, which, sides), asked.limit)
+
+
+def _growth(asked: Asked, missing: str, progress: Any) -> dict[str, Any]:
     """Both models by themselves, size after size; what is left out says why."""
     grown: dict[str, Any] = {"absent": {}}
     for number, (which, most) in enumerate((("packed", asked.largest), ("float", FLOAT_UP_TO))):
         sides = [side for side in SIDES if side <= min(most, asked.largest)]
-        grown[which], reason = measure_alone(_command(asked, which, sides), asked.limit)
+        grown[which], reason = _alone(asked, which, sides, missing)
         if reason:
             grown["absent"][which] = reason
         if progress is not None:

@@ -1,8 +1,9 @@
-"""What `bench model` times: the two models of a packed folder, and inputs of any size for them."""
+"""What `bench model` times: a packed folder or an exported file, its float model, and inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +13,107 @@ from torch import Tensor, nn
 
 from bitcompress.api import example_for
 from bitcompress.artifact import LoadedPacked, Source, describe
+from bitcompress.artifact.folder import MANIFEST
+from bitcompress.backends.runner import FileModel
+from bitcompress.bench.files import widths_of_file
 from bitcompress.bench.model import Subject, quality_of, widths
 from bitcompress.cli.pictures import opened_folder
 from bitcompress.data.calibration import packaged_calibration
 from bitcompress.data.images import read_image
 from bitcompress.data.layout import picture_files
-from bitcompress.errors import UsageError
+from bitcompress.errors import LoadError, UsageError
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
+from bitcompress.models.load import load_model
 
 UNTRAINED = "the float model has random weights"
+NO_FOLDER = "the packed folder, whose report has the PSNR, does not lie beside the file"
 BATCHES = 4
 """Inputs that int8 is calibrated on."""
 
 
-def opened_pair(
-    folder: Path, file: Path | None, arch: str | None, unsafe: bool
-) -> tuple[LoadedPacked, nn.Module, bool]:
-    """The packed model, its float model, and whether that has its weights.
+@dataclass(frozen=True)
+class Opened:
+    """A packed model of a folder or a file, and the float model beside it where there is one."""
+
+    model: nn.Module
+    source: Source
+    full: nn.Module | None
+    trained: bool
+    """Whether the float model has its own weights: random ones take as long, and no more."""
+    folder: LoadedPacked | None
+    missing: str = ""
+    """Why there is no float model."""
+
+
+def opened(
+    place: Path, file: Path | None, arch: str | None, unsafe: bool, threads: int | None = None
+) -> Opened:
+    """The packed model of a folder or of an exported file, and its float model.
 
     Without the float file a network that is known is built with random weights: they do not
-    change its time.
+    change its time. That of a file is known from the folder that it lies in.
+    Raises: LoadError, Unavailable.
     """
-    loaded, full = opened_folder(folder, file, arch, unsafe)
-    if full is not None:
-        return loaded, full.model.eval(), True
+    if place.suffix != ".onnx":
+        return _of_folder(place, file, arch, unsafe)
+    exported = FileModel(place, threads=threads, spin=False)
+    missing = f"{place.parent} is no packed folder that the file came from"
+    if (place.parent / MANIFEST).is_file():
+        try:
+            beside = _of_folder(place.parent, file, arch, unsafe)
+        except LoadError as error:
+            if file is not None:
+                raise
+            missing = str(error)
+        else:
+            return replace(beside, model=exported)
+    told = exported.told
+    source = Source("", {}, told.task, told.scale, told.image_range, "", "")
+    if file is None:
+        missing = f"no float model, for --float names none: {missing}"
+        return Opened(exported, source, None, False, None, missing)
+    full = load_model(file, arch=arch, unsafe_pickle=unsafe).model.eval()
+    return Opened(exported, source, full, True, None)
+
+
+def _of_folder(folder: Path, file: Path | None, arch: str | None, unsafe: bool) -> Opened:
+    loaded, given = opened_folder(folder, file, arch, unsafe)
     source = loaded.source
+    if given is not None:
+        return Opened(loaded.model, source, given.model.eval(), True, loaded)
     torch.manual_seed(0)
     if source.arch in MODELS:
-        return loaded, MODELS[source.arch].build(**dict(source.config)).eval(), False
-    return loaded, from_factory(arch or source.arch, source.config).eval(), False
+        full = MODELS[source.arch].build(**dict(source.config)).eval()
+    else:
+        full = from_factory(arch or source.arch, source.config).eval()
+    return Opened(loaded.model, source, full, False, loaded)
 
 
 def subject_of(
-    folder: Path, file: Path | None, arch: str | None, unsafe: bool, untrained: bool
+    place: Path, file: Path | None, arch: str | None, unsafe: bool, untrained: bool, threads: int
 ) -> tuple[Subject, Source]:
     """What is timed, and where it comes from."""
-    loaded, full, real = opened_pair(folder, file, arch, unsafe)
-    weight_bits, act_bits = widths(describe(folder)["layers"])
-    drop, where = (None, UNTRAINED) if untrained else quality_of(loaded.report)
-    name = loaded.source.arch or loaded.source.class_name
-    scale = "" if loaded.source.scale is None else f" x{loaded.source.scale}"
+    found = opened(place, file, arch, unsafe, threads)
+    source, loaded, is_file = found.source, found.folder, place.suffix == ".onnx"
+    drop, where = (None, UNTRAINED) if untrained else (None, NO_FOLDER)
+    if loaded is not None:
+        folder = place.parent if is_file else place
+        weight_bits, act_bits = widths(describe(folder)["layers"])
+        if not untrained:
+            drop, where = quality_of(loaded.report)
+    else:
+        weight_bits, act_bits = widths_of_file(place)
+    name = source.arch or source.class_name or "a network"
+    scale = "" if source.scale is None else f" x{source.scale}"
     made = Subject(
-        name=f"{name}{scale}", packed=loaded.model, float_model=full, weight_bits=weight_bits,
-        act_bits=act_bits, recipe=loaded.recipe, trained=real and not untrained,
-        psnr_drop_db=drop, psnr_set=where,
+        name=f"{name}{scale}" + (f" ({place.name})" if is_file else ""), packed=found.model,
+        float_model=found.full, weight_bits=weight_bits, act_bits=act_bits,
+        recipe=loaded.recipe if loaded is not None else "", trained=found.trained and not untrained,
+        psnr_drop_db=drop, psnr_set=where, missing=found.missing,
+        in_torch=loaded.model if is_file and loaded is not None else None,
     )  # fmt: skip
-    return made, loaded.source
+    return made, source
 
 
 def examples_of(source: Source, sides: Sequence[int], inputs: dict[str, Any] | None) -> list[Any]:

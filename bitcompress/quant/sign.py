@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import UsageError
+from bitcompress.quant import passes
 
 
 def signs(bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -80,7 +81,9 @@ class _Binarise(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, shift, gain, beta)
         ctx.how = how
-        return signs_at(x, threshold_of(shift, gain), how[3])
+        theta = threshold_of(shift, gain)
+        fast = passes.cut(x, theta, how[3]) if isinstance(theta, Tensor) else None
+        return signs_at(x, theta, how[3]) if fast is None else fast
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,6 +91,10 @@ class _Binarise(torch.autograd.Function):
         kind, k, tau, _ = ctx.how
         if beta is not None:
             k = tau = float(beta)
+        elif shift is not None and ctx.needs_input_grad[0]:
+            fast = passes.cut_backward(x, grads[0], gain, shift, kind)
+            if fast is not None:
+                return fast[0], fast[1].reshape(shift.shape), None, None, None
         v, grad = _seen(x, shift, gain), grads[0]
         to_shift = to_beta = None
         if beta is not None and ctx.needs_input_grad[3]:

@@ -26,6 +26,8 @@ class Blocks(Part):
     method: MethodName = "reactnet"
     time_groups: int = Field(default=1, ge=1, le=1000)
     """How many tables a time-aware block has; 1: no time."""
+    time_aware: Literal["both", "thresholds", "activations"] = "both"
+    """Which of a block's tables have a row for each time group."""
     time_arg: str | None = None
     """The input that holds the timestep; found by name where this is null."""
     time_steps: int | None = Field(default=None, ge=1)
@@ -144,6 +146,11 @@ class BinaryRecipe(Part):
     def _time(self) -> BinaryRecipe:
         if self.blocks.time_arg is not None and self.blocks.time_groups < 2:
             raise ValueError("blocks.time_arg is named, but blocks.time_groups is 1: give 2")
+        if self.blocks.time_aware != "both" and self.blocks.time_groups < 2:
+            raise ValueError(
+                f"blocks.time_aware is {self.blocks.time_aware}, but blocks.time_groups is 1: "
+                "give 2 or more"
+            )
         return self
 
     @classmethod

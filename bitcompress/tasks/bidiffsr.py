@@ -9,6 +9,7 @@ from torch import nn
 
 from bitcompress.errors import UsageError
 from bitcompress.layers.binary import BinaryBlock, BlockSpec, Clock, binary_block
+from bitcompress.layers.binary.spec import Timed
 from bitcompress.models.bidiffsr import SIZES, BiDiffSR
 from bitcompress.models.diffusion import STEPS
 from bitcompress.models.reshape import Conv
@@ -31,6 +32,7 @@ def binary_unet(
     method: str = "bidiffsr",
     *,
     time_groups: int = 5,
+    timed: Timed = "both",
     shortcut: bool = True,
     fusion: str = "cs",
     resample: str = "cp",
@@ -39,8 +41,9 @@ def binary_unet(
     """The network of BI-DiffSR with fresh weights, and the clock that tells its blocks the time.
 
     `time_groups` K = 1 is the network without time tables. "xnor" and other methods without tables
-    always have one group. The paper's ablation: fusion "add", "concat", "split" or "cs"; resample
-    "shuffle" (with shortcut False: its baseline) or "cp".
+    always have one group. `timed`: "thresholds" is TaR alone, "activations" TaA alone. The paper's
+    ablation: fusion "add", "concat", "split" or "cs"; resample "shuffle" (with shortcut False: its
+    baseline) or "cp".
     Returns: the network, which sets the clock from its argument `t`; run it as (noisy, condition,
     t).
     Raises: UsageError for an unknown size, method or variant.
@@ -53,6 +56,7 @@ def binary_unet(
         groups=time_groups if probe.rule.timed else 1,
         shortcut=shortcut,
         start="scratch",
+        timed=timed,
     )
     clock = Clock(spec.groups, STEPS)
     settings = {**SIZES[size], "fusion": fusion, "resample": resample, **(config or {})}

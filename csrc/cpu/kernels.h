@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "attend.h"
+#include "learn.h"
 
 namespace bc {
 
@@ -280,6 +281,7 @@ struct Kernels {
   // side by side.
   void (*sum_columns)(const PixelTile& tile);
   void (*sum_line)(const PixelTile& tile);
+  const Learning* learning;  // the training of binary blocks; learn.h
 
   // The level that is faster where sums are short; null where this one is.
   const Kernels* for_short_sums = nullptr;

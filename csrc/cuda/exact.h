@@ -21,6 +21,7 @@ BC_HD double add(double a, double b) { return __dadd_rn(a, b); }
 BC_HD double sub(double a, double b) { return __dsub_rn(a, b); }
 BC_HD double mul(double a, double b) { return __dmul_rn(a, b); }
 BC_HD double div(double a, double b) { return __ddiv_rn(a, b); }
+BC_HD double root(double a) { return __dsqrt_rn(a); }
 BC_HD uint32_t word_of(float a) { return __float_as_uint(a); }
 BC_HD float real_of(uint32_t a) { return __uint_as_float(a); }
 BC_HD int ones(uint32_t a) { return __popc(a); }
@@ -38,6 +39,7 @@ BC_HD double add(double a, double b) { return a + b; }
 BC_HD double sub(double a, double b) { return a - b; }
 BC_HD double mul(double a, double b) { return a * b; }
 BC_HD double div(double a, double b) { return a / b; }
+BC_HD double root(double a) { return std::sqrt(a); }
 BC_HD uint32_t word_of(float a) {
   uint32_t word;
   std::memcpy(&word, &a, sizeof word);

@@ -31,34 +31,29 @@ struct Spread {
   }
 };
 
-// Rows of weights: what each is relative to, and its sum. See packed/rows.py.
-struct RowShares : RowPlace {
-  bc_cuda_matrices from;
-  int64_t batch, rows, n;
-  float *gain, *total;
-
-  RowShares(bc_cuda_matrices from_, int64_t batch_, int64_t rows_, int64_t n_, float* gain_, float* total_)
-      : from(from_), batch(batch_), rows(rows_), n(n_), gain(gain_), total(total_) {}
-
+// Two passes over each row: its largest number, then the sum of what `Row` makes of each. A Row tells how
+// many rows there are and how long they are, where they begin, and its numbers in either pass.
+template <class Row>
+struct MostAndSum : RowPlace {
   struct Mine {
     int64_t row, start;
     int thread;
     float most, sum;
   };
+  BC_HD const Row& me() const { return static_cast<const Row&>(*this); }
   BC_HD int64_t steps() const { return 2; }
   BC_HD void begin(Mine& mine, const Block& block, int thread) const {
     mine.row = block.x * kRowsOfBlock + row_of(thread), mine.thread = thread, mine.most = 0, mine.sum = 0;
-    mine.start = mine.row / rows * from.matrix + mine.row % rows * from.row;
+    mine.start = me().start(mine.row);
   }
   BC_HD void load(RowSums& shared, const Mine& mine, int thread, int64_t step) const {
-    const bool inside = mine.row < batch * rows;
     float value = step == 0 ? real_of(0xff800000) : 0.0f;  // the least of all reals
-    for (int64_t i = lane_in(thread); inside && i < n; i += kLanes) {
-      const float here = at(from.numbers, mine.start + i * from.column);
+    for (int64_t i = lane_in(thread); mine.row < me().row_count() && i < me().n; i += kLanes) {
       if (step == 0) {
+        const float here = me().number(mine, i);
         value = value > here || value != value ? value : here;
       } else {
-        value = add(value, here);
+        value = add(value, me().summand(mine, i));
       }
     }
     shared.partial[row_of(thread)][lane_in(thread)] = value;
@@ -73,8 +68,23 @@ struct RowShares : RowPlace {
       }
     }
   }
+};
+
+// Rows of weights: what each is relative to, and its sum. See packed/rows.py.
+struct RowShares : MostAndSum<RowShares> {
+  bc_cuda_matrices from;
+  int64_t batch, rows, n;
+  float *gain, *total;
+
+  RowShares(bc_cuda_matrices from_, int64_t batch_, int64_t rows_, int64_t n_, float* gain_, float* total_)
+      : from(from_), batch(batch_), rows(rows_), n(n_), gain(gain_), total(total_) {}
+
+  BC_HD int64_t row_count() const { return batch * rows; }
+  BC_HD int64_t start(int64_t row) const { return row / rows * from.matrix + row % rows * from.row; }
+  BC_HD float number(const Mine& mine, int64_t i) const { return at(from.numbers, mine.start + i * from.column); }
+  BC_HD float summand(const Mine& mine, int64_t i) const { return number(mine, i); }
   BC_HD void end(const RowSums&, const Mine& mine, int thread) const {
-    if (mine.row >= batch * rows || lane_in(thread) != 0) return;
+    if (mine.row >= row_count() || lane_in(thread) != 0) return;
     constexpr float smallest = 1.1754943508222875e-38f;
     gain[mine.row] = smallest > mine.most ? smallest : mine.most;
     total[mine.row] = mine.sum;
@@ -82,7 +92,7 @@ struct RowShares : RowPlace {
 };
 
 // Logits to what softmax divides, in place; divided too unless rows are cut relative to themselves.
-struct Softmax : RowPlace {
+struct Softmax : MostAndSum<Softmax> {
   float* x;
   int64_t rows, n;
   bool divide;
@@ -91,44 +101,16 @@ struct Softmax : RowPlace {
   Softmax(float* x_, int64_t rows_, int64_t n_, bool divide_, float* gain_, float* total_)
       : x(x_), rows(rows_), n(n_), divide(divide_), gain(gain_), total(total_) {}
 
-  struct Mine {
-    int64_t row;
-    int thread;
-    float most, sum;
-  };
-  BC_HD int64_t steps() const { return 2; }
-  BC_HD void begin(Mine& mine, const Block& block, int thread) const {
-    mine.row = block.x * kRowsOfBlock + row_of(thread), mine.thread = thread, mine.most = 0, mine.sum = 0;
-  }
-  BC_HD float power(const Mine& mine, int64_t i) const {
-    return power_of_two(mul(sub(x[mine.row * n + i], mine.most), kLog2E));
-  }
-  BC_HD void load(RowSums& shared, const Mine& mine, int thread, int64_t step) const {
-    float value = step == 0 ? real_of(0xff800000) : 0.0f;
-    for (int64_t i = lane_in(thread); mine.row < rows && i < n; i += kLanes) {
-      if (step == 0) {
-        const float here = x[mine.row * n + i];
-        value = value > here || value != value ? value : here;
-      } else {
-        value = add(value, power(mine, i));
-      }
-    }
-    shared.partial[row_of(thread)][lane_in(thread)] = value;
-  }
-  BC_HD void multiply(const RowSums& shared, Mine* lanes, int, int64_t step) const {
-    for (int l = 0; l < kLanesHeld; ++l) {
-      const float* partial = shared.partial[row_of(lanes[l].thread)];
-      if (step == 0) {
-        lanes[l].most = largest(partial);
-      } else {
-        lanes[l].sum = folded(partial);
-      }
-    }
+  BC_HD int64_t row_count() const { return rows; }
+  BC_HD int64_t start(int64_t row) const { return row * n; }
+  BC_HD float number(const Mine& mine, int64_t i) const { return x[mine.start + i]; }
+  BC_HD float summand(const Mine& mine, int64_t i) const {
+    return power_of_two(mul(sub(number(mine, i), mine.most), kLog2E));
   }
   BC_HD void end(const RowSums&, const Mine& mine, int thread) const {
     for (int64_t i = lane_in(thread); mine.row < rows && i < n; i += kLanes) {
-      const float e = power(mine, i);
-      x[mine.row * n + i] = divide ? div(e, mine.sum) : e;
+      const float e = summand(mine, i);
+      x[mine.start + i] = divide ? div(e, mine.sum) : e;
     }
     if (gain == nullptr || mine.row >= rows || lane_in(thread) != 0) return;
     gain[mine.row] = div(1.0f, mine.sum);

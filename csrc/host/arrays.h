@@ -26,6 +26,7 @@ using Pair = std::pair<int64_t, int64_t>;
 template <class T>
 const char* type_name() {
   if (std::is_same_v<T, uint8_t>) return "uint8";
+  if (std::is_same_v<T, int16_t>) return "int16";
   if (std::is_same_v<T, int32_t>) return "int32";
   if (std::is_same_v<T, int64_t>) return "int64";
   return "float32";
@@ -114,6 +115,7 @@ void call(const char* name, F&& f) {
 void bind_attention(nb::module_& m);
 void bind_bound_attention(nb::module_& m);
 void bind_layer(nb::module_& m);
+void bind_learn(nb::module_& m);
 void bind_peak(nb::module_& m);
 void bind_reals(nb::module_& m);
 void bind_steps(nb::module_& m);

@@ -332,6 +332,7 @@ NB_MODULE(_native, m) {
   host::bind_bound_attention(m);
   host::bind_steps(m);
   host::bind_layer(m);
+  bind_learn(m);
   host::bind_peak(m);
   host::bind_reals(m);
   host::bind_watch(m);

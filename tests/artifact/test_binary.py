@@ -82,11 +82,19 @@ def test_what_is_loaded_is_what_was_packed(name: str, method: str, tmp_path: Pat
     assert set(layer_bytes(student)) >= {row["name"] for row in told["layers"]}
 
 
-def test_a_clock_is_set_again_after_loading(tmp_path: Path) -> None:
-    student, edits, model = packed("unet", "bidiffsr", time_groups=5)
+@pytest.mark.parametrize("aware", ["both", "thresholds", "activations"])
+def test_a_clock_is_set_again_after_loading(aware: str, tmp_path: Path) -> None:
+    student, edits, model = packed("unet", "bidiffsr", time_groups=5, time_aware=aware)
     for module in student.modules():
-        if isinstance(module, PackedBlock) and module.threshold.theta is not None:
-            module.threshold.theta.add_(torch.randn_like(module.threshold.theta))
+        for name, table in module.named_buffers() if isinstance(module, PackedBlock) else ():
+            if table.dim() == 2:
+                table.add_(torch.randn_like(table))
+                threshold = name.startswith("threshold")
+                assert len(table) in (1, 5)
+                assert len(table) == 1 or aware in (
+                    "both",
+                    "thresholds" if threshold else "activations",
+                )
     save_model(student, LIVE, tmp_path / "out", edits=edits)
     loaded = load(tmp_path / "out", model=model.net).model
     assert torch.equal(run(loaded, model.example)[0], run(student, model.example)[0])

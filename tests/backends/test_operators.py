@@ -218,6 +218,11 @@ GOOD = {"weight_shape": [19, 33], "weight_bits": 2, "input_bits": 2}
         ({"tail": [99]}, "unknown step 99"),
         ({"tail": [9]}, "unknown step 9"),
         ({"head": [8]}, "operand0 is missing"),
+        ({"weight_bits": 2.0}, "weight_bits is of another type"),
+        ({"weight_shape": 19}, "weight_shape is of another type"),
+        ({"head": "norm"}, "head is of another type"),
+        ({"eps": float("nan")}, "eps is no finite number"),
+        ({"eps": [1e-5]}, "eps is of another type"),
     ],
 )
 def test_what_a_linear_refuses(run_node: Any, change: dict[str, Any], says: str) -> None:
@@ -249,6 +254,21 @@ def test_weights_must_be_initialisers(run_node: Any) -> None:
     inputs = [numbers(2, 7, 33), *layer((19, 33), (2, 2), 33, half=False)]
     with pytest.raises(LoadError, match="must be an initialiser"):
         run_node("BitLinear", inputs, range(2, 8), **GOOD)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"),
+    [
+        ("LayerNorm", [numbers(2, 33), numbers(33)], {"eps": 1e-5}),
+        ("GroupNorm", [numbers(2, 4, 9), numbers(4)], {"groups": 2, "eps": 1e-5}),
+        ("BitLinear", [numbers(2, 33), *layer((19, 33), (2, 2), 33, half=False)], GOOD),
+    ],
+)
+def test_optional_weights_are_never_left_out_without_a_word(
+    run_node: Any, op_type: str, inputs: Any, attributes: Any
+) -> None:
+    with pytest.raises(Exception, match="must be an initialiser"):
+        run_node(op_type, inputs, range(1, len(inputs) - 1), **attributes)
 
 
 def test_another_version_of_the_operators_is_refused(ort: Any) -> None:

@@ -138,6 +138,34 @@ def test_timesteps_choose_rows_in_mixed_batches() -> None:
         student(x, timestep=t.float())
 
 
+@pytest.mark.parametrize(
+    ("aware", "threshold", "activation"), [("thresholds", 5, 1), ("activations", 1, 5)]
+)
+def test_one_kind_of_tables_knows_the_time(aware: str, threshold: int, activation: int) -> None:
+    model = made("unet")
+    plan = prepared(model, "bidiffsr", time_groups=5, time_aware=aware)
+    said = next(p.became for p in plan.plans if p.spec is not None)
+    assert ("TaR x 5" in said, "TaA x 5" in said) == (threshold == 5, activation == 5)
+    student = insert_blocks(plan)
+    settle(student, [model.example])
+    for block in blocks_of(student).values():
+        assert len(block.threshold.bias) == threshold and block.activation is not None
+        assert len(block.activation.slope) == activation
+        with torch.no_grad():
+            for table in (block.threshold.bias, block.activation.slope, block.activation.after):
+                table.add_(torch.randn_like(table))
+    x, t = model.example["x"], model.example["timestep"]
+    trained = run(student, model.example)[0]
+    assert not torch.allclose(trained, run(student, (x, t.flip(0)))[0])
+    pack_blocks(student)
+    assert torch.equal(run(student, model.example)[0], trained)
+
+
+def test_time_groups_that_nobody_would_have_are_refused() -> None:
+    with pytest.raises(RecipeError, match="no block of bidense has such tables"):
+        prepared(made("unet"), "bidense", time_groups=5, time_aware="activations")
+
+
 def test_a_shared_layer_is_one_block() -> None:
     student = insert_blocks(prepared(made("shared")))
     assert len(blocks_of(student)) == 1

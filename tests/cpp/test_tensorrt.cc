@@ -7,33 +7,12 @@
 // finds none the runs are skipped, and said to be.
 #include <dlfcn.h>
 
-#include <cmath>
-#include <cstring>
-
 #include "cuda_cases.h"
-#include "device_memory.h"
-#include "tensorrt_host.h"
+#include "tensorrt_runs.h"
 
 namespace {
 
 using namespace host;
-
-using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
-
-std::vector<IPluginCreatorV3One*> g_creators;
-
-IPluginCreatorV3One* creator(const std::string& name, const std::string& space = "bitcompress",
-                             const std::string& version = "1") {
-  for (IPluginCreatorV3One* made : g_creators) {
-    if (made->getPluginName() == name && made->getPluginNamespace() == space && made->getPluginVersion() == version)
-      return made;
-  }
-  return nullptr;
-}
-
-Sides plugin(const std::string& name, Node& node, TensorRTPhase phase = TensorRTPhase::kBUILD) {
-  return Sides(creator(name)->createPlugin("a node", node.collection(), phase));
-}
 
 Node conv_node(const LayerCase& c, bool last = false) {
   const bc_conv2d& v = c.conv;
@@ -54,12 +33,6 @@ Node conv_node(const LayerCase& c, bool last = false) {
   return node;
 }
 
-struct Bound {
-  std::vector<PluginTensorDesc> in;
-  std::vector<const void*> data;
-  std::vector<int32_t> wide;  // the weight as the parser gives it: a number for each byte
-};
-
 void bind(const LayerCase& c, const std::vector<float>& slopes, Bound* b, bool last = false) {
   const auto add = [&](const std::vector<float>& all, std::vector<int64_t> shape) {
     b->in.push_back(all.empty() ? unconnected() : described(shape));
@@ -76,28 +49,6 @@ void bind(const LayerCase& c, const std::vector<float>& slopes, Bound* b, bool l
   b->data.push_back(device_copy(b->wide.data(), b->wide.size() * sizeof(int32_t)));
   vector(c.w_scale), vector(c.w_offset), vector(c.x_scale), vector(c.x_offset), vector(c.bias);
   vector(c.stretch), vector(c.shift), vector(slopes);
-}
-
-std::vector<float> run(const Sides& sides, const Bound& b, const std::vector<int64_t>& shape) {
-  const std::vector<PluginTensorDesc> out{described(shape)};
-  const auto in = dynamic(b.in), made = dynamic(out);
-  const int32_t count = static_cast<int32_t>(b.in.size());
-  int64_t size = 1;
-  for (const int64_t axis : shape) size *= axis;
-  std::vector<float> result(static_cast<size_t>(size), 7.0f);
-  expect(sides.build->configurePlugin(in.data(), count, made.data(), 1) == 0, "configure");
-  expect(sides.run->onShapeChange(b.in.data(), count, out.data(), 1) == 0, "shapes are told");
-  const size_t bytes = sides.build->getWorkspaceSize(in.data(), count, made.data(), 1);
-  void* workspace = device_copy(nullptr, bytes);
-  void* to = device_copy(nullptr, result.size() * sizeof(float));
-  void* outputs[] = {to};
-  expect(sides.run->enqueue(b.in.data(), out.data(), b.data.data(), outputs, workspace, nullptr) == 0, "enqueue");
-  device_read(result.data(), to, result.size() * sizeof(float));
-  return result;
-}
-
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 void test_layer(const bc_conv2d& conv, int x_bits, int w_bits, bool step, bool last) {
@@ -272,7 +223,7 @@ int main(int count, char** arguments) {
   if (get == nullptr || dlsym(library, "setLoggerFinder") == nullptr) return 2;
   int32_t creators = 0;
   IPluginCreatorInterface* const* all = get(creators);
-  for (int32_t i = 0; i < creators; ++i) g_creators.push_back(static_cast<IPluginCreatorV3One*>(all[i]));
+  for (int32_t i = 0; i < creators; ++i) creators_of_library().push_back(static_cast<IPluginCreatorV3One*>(all[i]));
   device_open(library, count > 2 ? arguments[2] : nullptr);
   for (const bool last : {false, true}) {
     test_layer({1, 6, 7, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1}, 2, 2, false, last);
@@ -282,6 +233,7 @@ int main(int count, char** arguments) {
   test_linear();
   test_products();
   test_attention();
+  test_pictures();
   test_formats();
   test_refusals();
   std::printf("plugins: %d checks, %d failed; runs %s\n", g_checks, g_failures, device_told());

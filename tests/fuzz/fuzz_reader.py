@@ -2,6 +2,9 @@
 
     python tests/fuzz/fuzz_reader.py --seconds 60 --seed 7
 
+`--native` names another build of the native module, that of `make test-hostile` with sanitizers,
+and `--at` a file for the round at work.
+
 Each round takes a folder of `tests/golden`, changes its model file, signs it anew (or not), loads
 it and runs it. What comes back must be a `BitcompressError` of one sentence, or a picture of the
 right size. The file of a round that does something else is kept as `--keep`.
@@ -18,6 +21,8 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +170,13 @@ def one(data: Data, place: Path, seed: int) -> str:
     return "loaded"
 
 
-def run(seed: int, rounds: int, seconds: float, keep: Path | None = None) -> dict[str, int]:
-    """So many rounds, or as many as go in the time: how often what came back."""
+def run(
+    seed: int, rounds: int, seconds: float, keep: Path | None = None, at: Path | None = None
+) -> dict[str, int]:
+    """So many rounds, or as many as go in the time: how often what came back.
+
+    at: a file for the round at work, for whoever finds the process dead.
+    """
     files = [(seed / folder.MODEL).read_bytes() for seed in SEEDS]
     end = time.monotonic() + seconds if seconds else float("inf")
     counts: dict[str, int] = {}
@@ -175,6 +185,8 @@ def run(seed: int, rounds: int, seconds: float, keep: Path | None = None) -> dic
         for number in range(seed, seed + rounds):
             if time.monotonic() > end:
                 break
+            if at is not None:
+                at.write_text(f"{number} --rounds 1")
             try:
                 outcome = one(files[number % len(files)], place, number)
             except Exception:
@@ -186,6 +198,15 @@ def run(seed: int, rounds: int, seconds: float, keep: Path | None = None) -> dic
     return counts
 
 
+def use_native(path: Path) -> None:
+    """Take the native module from a file. Raises: ImportError where it is none."""
+    loader = ExtensionFileLoader("bitcompress._native", str(path))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    sys.modules[loader.name] = module_from_spec(spec)
+    loader.exec_module(sys.modules[loader.name])
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -193,9 +214,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1 << 40)
     parser.add_argument("--seconds", type=float, default=0)
     parser.add_argument("--keep", type=Path, default=Path("failed.safetensors"))
+    parser.add_argument("--native", type=Path)
+    parser.add_argument("--at", type=Path)
     chosen = parser.parse_args()
+    if chosen.native is not None:
+        use_native(chosen.native)
     torch.set_num_threads(1)
-    print(run(chosen.seed, chosen.rounds, chosen.seconds, chosen.keep))
+    print(run(chosen.seed, chosen.rounds, chosen.seconds, chosen.keep, chosen.at))
 
 
 if __name__ == "__main__":

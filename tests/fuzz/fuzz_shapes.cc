@@ -13,6 +13,7 @@ constexpr struct {
   fuzz::Call call;
 } kCalls[] = {
     {"stored form", fuzz::stored_form},     {"reals and codes", fuzz::reals_and_codes},
+    {"learning", fuzz::learning},
     {"statistics", fuzz::statistics},       {"products", fuzz::products},
     {"convolutions", fuzz::convolutions},   {"layers", fuzz::layers},
     {"chains", fuzz::chains},               {"multiplications", fuzz::multiplications},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,13 @@ def test_parameters_for_fewer_time_groups(groups: int, stored: int, counted: int
     found = account(net, *unet_inputs(8))
     assert found.real_parameters + found.binary_weights == stored
     assert found.parameters == counted
+
+
+@pytest.mark.parametrize(("timed", "millions"), [("thresholds", "4.37"), ("activations", "4.51")])
+def test_parameters_of_tar_alone_and_of_taa_alone(timed: Any, millions: str) -> None:
+    """As the ablation of BI-DiffSR prints them."""
+    net, _ = binary_unet("paper", timed=timed)
+    assert f"{account(net, *unet_inputs(8)).parameters / 1e6:.2f}" == millions
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import NotPackable, UsageError
+from bitcompress.layers.binary import fused
 from bitcompress.layers.binary.activations import Activation
 from bitcompress.layers.binary.axes import PICTURES, TOKENS, along
 from bitcompress.layers.binary.clock import Clock
@@ -27,6 +28,7 @@ from bitcompress.layers.binary.thresholds import DAB, Threshold
 from bitcompress.layers.geometry import pad_for
 from bitcompress.packed.binary import TailStep, as_pixels, as_tokens, run_tail, sample_scaled, times
 from bitcompress.packed.dab import WORD
+from bitcompress.packed.ops import conv2d_size
 from bitcompress.packed.stored import pack
 
 STAGES = ("activations", "both")
@@ -59,6 +61,12 @@ class BinaryBlock(nn.Module):
         return weight.shape[1] * g.groups, len(weight) // self.core.copies
 
     @property
+    def timed(self) -> bool:
+        """Whether any of its tables has a row for each time group."""
+        rows = [self.threshold.groups, 1 if self.activation is None else self.activation.groups]
+        return max(rows) > 1
+
+    @property
     def weights(self) -> int:
         """How many weights are stored in one bit each."""
         return self.core.weight.numel()
@@ -83,6 +91,9 @@ class BinaryBlock(nn.Module):
         """The layer, with its shortcut."""
         index = self._index(x)
         if self.training:
+            quick = self._quick(x, index)
+            if quick is not None:
+                return quick
             if isinstance(self.norm, ChannelBatchNorm | ChannelLayerNorm):
                 return self.finish(*self.parts(x), x)
             z, shortcut = self._parts(x, *self.folded())
@@ -90,6 +101,38 @@ class BinaryBlock(nn.Module):
         gain, shift = self.folded()
         z, shortcut = self._parts(x, gain)
         return self._reduced(run_tail(z, self.tail(shift), self.axis, index, shortcut), x)
+
+    def _quick(self, x: Tensor, index: Tensor | None) -> Tensor | None:
+        """Forward in training by the kernels of `fused.py`; None where they do not take it."""
+        g, norm, act = self.core.geometry, self.norm, self.activation
+        plain = self.axis == PICTURES and g.up is None and g.trim == (0, 0)
+        one = not isinstance(self.threshold, DAB) or self.threshold.mode in ("none", "tensor")
+        if not plain or not one or isinstance(norm, ChannelLayerNorm):
+            return None
+        pictures = self._opened(x)
+        if pictures.dtype == torch.bfloat16:
+            pictures = pictures.float()
+        if not fused.takes(pictures):
+            return None
+        s, alpha = self.threshold(pictures, index, self._bordered(pictures))
+        s, look = self.core.bordered(s)
+        shape = self.core.weight.shape
+        size = conv2d_size(s.shape, shape, look.stride, look.padding, look.dilation)
+        beside = None if self.shortcut is None else self.shortcut(pictures, size)
+        batch = norm if isinstance(norm, ChannelBatchNorm) else None
+        gain, shift = self.folded() if batch is None else (batch.weight, batch.bias)
+        tables = [None] * 3 if act is None else [act.before, act.slope, act.after]
+        rows = [t if t is None or len(t) == 1 else t[index] for t in tables]
+        both = self.stage == "both"
+        if both:
+            self.core.prepare()
+        y = fused.fused(
+            s, self.core.weight, fused.Numbers(alpha, gain, shift, *rows), beside,
+            fused.Plan(
+                self.core.latent() if both else None, look, self.spec.rule.before, batch, self.bias
+            ),
+        )  # fmt: skip
+        return self._reduced(y, x)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The scaled sums before any norm, and what the shortcut adds; pictures (N, O, H, W)."""
@@ -178,7 +221,7 @@ class BinaryBlock(nn.Module):
             scale, self.core.geometry, self.core.pad_value, scaling,
             [step.detached() for step in self.tail(shift)],
             None if self.shortcut is None else self.shortcut.twin(),
-            self.clock if self.spec.groups > 1 else None, self.axis, self.spec.method,
+            self.clock if self.timed else None, self.axis, self.spec.method,
         )  # fmt: skip
 
     @property
@@ -201,7 +244,7 @@ class BinaryBlock(nn.Module):
         return self.core.geometry.reduced(y, given) if self.axis == PICTURES else y
 
     def _index(self, x: Tensor) -> Tensor | None:
-        if self.clock is None or self.spec.groups == 1:
+        if self.clock is None or not self.timed:
             return None
         whole = self.axis == TOKENS or x.dim() == (3 if self.core.geometry.line else 4)
         return self.clock.index(x.shape[0] if whole else 1)

@@ -134,9 +134,9 @@ def _threshold(rule: Method, spec: BlockSpec, channels: int, axis: int) -> Thres
     if rule.threshold == "none":
         return PlainSign(channels, rule.surrogate, axis)
     if rule.threshold == "dab":
-        return DAB(channels, spec.groups, spec.dab_scale, rule.surrogate, axis)
-    if rule.threshold == "tar" or spec.groups > 1:
-        return TaR(channels, spec.groups, rule.surrogate, axis)
+        return DAB(channels, spec.threshold_groups, spec.dab_scale, rule.surrogate, axis)
+    if rule.threshold == "tar" or spec.threshold_groups > 1:
+        return TaR(channels, spec.threshold_groups, rule.surrogate, axis)
     return RSign(channels, rule.surrogate, axis)
 
 
@@ -151,9 +151,9 @@ def _activation(
     published = 0.25
     start = published if spec.start == "scratch" else 1.0
     if rule.activation == "prelu":
-        made: Activation = PReLU(channels, spec.groups, start)
+        made: Activation = PReLU(channels, spec.activation_groups, start)
     elif rule.activation == "taa":
-        made = TaA(channels, spec.groups, start)
+        made = TaA(channels, spec.activation_groups, start)
     else:
         made = RPReLU(channels, start)
     if slope is not None:

@@ -182,31 +182,36 @@ class BinaryCore(nn.Module):
         """
         half = self.training and torch.is_autocast_enabled(s.device.type) and not reals
         with torch.autocast(s.device.type, enabled=False):
-            s, look = self._bordered(s if half else s.float())
+            s, look = self.bordered(s if half else s.float())
             if self.stage == "activations":
                 w = self.weight if gain is None else self.weight * gain.view(-1, 1, 1, 1)
                 y = _conv(s, w.to(s.dtype), look).float()
                 return y if shift is None else y + shift.view(1, -1, 1, 1)
+            self.prepare()
             latent = self.latent()
-            rule = WEIGHTS[self.rule]
-            if self.training and rule.before is not None and torch.is_grad_enabled():
-                with torch.no_grad():
-                    rows = self.weight.reshape(latent.filters, -1)
-                    self.weight.copy_(rule.before(rows, latent.around).view(self.weight.shape))
             how = How(latent, look, not self.training and not reals, half)
             result: Tensor = _Product.apply(s, self.weight, gain, shift, how)  # type: ignore[no-untyped-call]
             return result
 
+    def prepare(self) -> None:
+        """Bring the latent weight to where its rule wants it before a step of training."""
+        before, latent = WEIGHTS[self.rule].before, self.latent()
+        if self.training and before is not None and torch.is_grad_enabled():
+            with torch.no_grad():
+                rows = self.weight.reshape(latent.filters, -1)
+                self.weight.copy_(before(rows, latent.around).view(self.weight.shape))
+
     def sums(self, s: Tensor, signs: Tensor) -> Tensor:
         """The exact sums of products of signs, as float32 integers; no gradient."""
-        s, look = self._bordered(s)
+        s, look = self.bordered(s)
         kind = definition.carrier(1, 1, int(signs[0].numel()))
         p = F.conv2d(
             s.to(kind), signs.to(kind), None, look.stride, look.padding, look.dilation, look.groups
         )
         return p.round_().float()
 
-    def _bordered(self, s: Tensor) -> tuple[Tensor, Look]:
+    def bordered(self, s: Tensor) -> tuple[Tensor, Look]:
+        """s with the signs of its border where those are no zeros, and the look that is left."""
         look = self.look
         if look.pad_value == 0 or look.padding == (0, 0):
             return s, look

@@ -131,7 +131,8 @@ class PackedForm:
             "mode": self.mode not in MODES,
             "scaling": self.scaling not in SCALINGS,
             "pad_value": self.pad_value not in (-1, 0, 1),
-            "groups": not 1 <= self.groups <= LARGEST,
+            "groups": not 1 <= self.groups <= LARGEST
+            or self.groups not in (1, self.rows_of_tables()),
             "weight_shape": min(self.weight_shape) < 1
             or self.weight_shape[0] % (math.prod(up) * g.groups) != 0,
             "tail": any(kind not in KINDS for kind in kinds)

@@ -54,6 +54,21 @@ class ChannelBatchNorm(_BatchNorm):
         gain = self.weight / root
         return gain, self.bias - self.running_mean * gain
 
+    @torch.no_grad()
+    def take(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch of `count` numbers a channel.
+
+        Shapes: mean, variance (O,); the variance is that of the batch itself, not unbiased.
+        """
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum
+        share = 1.0 / float(self.num_batches_tracked) if share is None else share
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
     def forward(self, z: Tensor) -> Tensor:
         """With the statistics of the batch, as training does."""
         if self.axis == PICTURES or z.dim() == 2:

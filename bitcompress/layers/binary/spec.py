@@ -10,6 +10,7 @@ from bitcompress.errors import UsageError
 DabScale = Literal["none", "tensor", "group", "channel"]
 Norm = Literal["batch", "affine", "none", "layer"]
 Start = Literal["trained", "scratch"]
+Timed = Literal["both", "thresholds", "activations"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ METHODS: dict[str, Method] = {
 class BlockSpec:
     """What a block is to be.
 
-    method: of METHODS. groups: time groups, for timed methods. dab_scale: where DAB's scale is
-    shared. norm: None takes the absorbed norm of the float model, else the method's own. shortcut:
-    False leaves it out. learn_shortcut: whether its gain learns. pad_value: 0, or the sign that
-    stands outside the picture. start: `trained` starts an activation as the identity or as the one
-    absorbed, `scratch` as published.
+    method: of METHODS. groups: time groups, for timed methods. timed: which tables have a row for
+    each. dab_scale: where DAB's scale is shared. norm: None takes the absorbed norm of the float
+    model, else the method's own. shortcut: False leaves it out. learn_shortcut: whether its gain
+    learns. pad_value: 0, or the sign that stands outside the picture. start: `trained` starts an
+    activation as the identity or as the one absorbed, `scratch` as published.
     """
 
     method: str
@@ -109,6 +110,7 @@ class BlockSpec:
     pad_value: int = 0
     learn_shortcut: bool = False
     start: Start = "trained"
+    timed: Timed = "both"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -124,6 +126,19 @@ class BlockSpec:
             raise UsageError(
                 f"dab_scale is {self.dab_scale!r}: give none, tensor, group or channel"
             )
+
+        if self.timed not in ("both", "thresholds", "activations"):
+            raise UsageError(f"timed is {self.timed!r}: give both, thresholds or activations")
+
+    @property
+    def threshold_groups(self) -> int:
+        """Rows of the threshold's tables."""
+        return 1 if self.timed == "activations" else self.groups
+
+    @property
+    def activation_groups(self) -> int:
+        """Rows of the activation's tables."""
+        return 1 if self.timed == "thresholds" else self.groups
 
     @property
     def rule(self) -> Method:

@@ -11,6 +11,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "chain.h"
 #include "forms.h"
@@ -202,6 +203,7 @@ const Kernels kAvx2 = {
     chain_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc

@@ -13,6 +13,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "chain.h"
 #include "avx2_forms.h"
@@ -278,6 +279,7 @@ const Kernels kAvx512vnni = {
     chain_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc

@@ -7,6 +7,7 @@
 #include "reals.h"
 #include "lengths.h"
 #include "pixels.h"
+#include "learn.h"
 #include "steps.h"
 #include "chain.h"
 #include "forms.h"
@@ -131,6 +132,7 @@ const Kernels kScalar = {
     chain_rows,
     sum_columns,
     sum_line,
+    &kLearning,
 };
 
 }  // namespace bc

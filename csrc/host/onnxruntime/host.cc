@@ -1,6 +1,7 @@
 // See host.h.
 #include "host.h"
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -85,13 +86,28 @@ int64_t product(const Shape& shape) {
   for (const int64_t size : shape) {
     require(size >= 0, "the sizes " + text(shape) + " are negative");
     empty = empty || size == 0;
-  }
-  if (empty) return 0;
-  for (const int64_t size : shape) {
+    if (size == 0) continue;
     require(count <= most / size, "the sizes " + text(shape) + " are too large");
     count *= size;
   }
-  return count;
+  return empty ? 0 : count;
+}
+
+void Info::refuse_unread(const Attribute& attribute) const {
+  const char* const name = attribute.name;
+  const auto holds = [&](auto value, Slot slot) {
+    return answered(api_, api_.at<Status*(const KernelInfo*, const char*, decltype(value)*)>(slot)(info_, name, &value));
+  };
+  // A list is also said to be there, and empty, where something else stands.
+  const auto many = [&](Slot slot) {
+    size_t count = 0;
+    const auto get = api_.at<Status*(const KernelInfo*, const char*, void*, size_t*)>(slot);
+    return answered(api_, get(info_, name, nullptr, &count)) && count > 0;
+  };
+  const bool stands = holds(int64_t{0}, kInfoGetInt) || holds(0.0f, kInfoGetFloat) || many(kInfoGetInts) ||
+                      many(kInfoGetFloats) || many(kInfoGetString);
+  require(!stands, std::string("the attribute ") + name + " is of another type");
+  require(!attribute.required, std::string("the attribute ") + name + " is missing");
 }
 
 int64_t Info::integer(const char* name, int64_t least, int64_t most) const {
@@ -99,7 +115,7 @@ int64_t Info::integer(const char* name, int64_t least, int64_t most) const {
   int64_t value = static_cast<int64_t>(attribute.fallback);
   const auto get = api_.at<Status*(const KernelInfo*, const char*, int64_t*)>(kInfoGetInt);
   if (!answered(api_, get(info_, name, &value))) {
-    require(!attribute.required, std::string("the attribute ") + name + " is missing");
+    refuse_unread(attribute);
     value = static_cast<int64_t>(attribute.fallback);
   }
   require(value >= least && value <= most,
@@ -112,9 +128,12 @@ float Info::real(const char* name) const {
   const Attribute& attribute = schema_.attribute(name);
   float value = static_cast<float>(attribute.fallback);
   const auto get = api_.at<Status*(const KernelInfo*, const char*, float*)>(kInfoGetFloat);
-  if (answered(api_, get(info_, name, &value))) return value;
-  require(!attribute.required, std::string("the attribute ") + name + " is missing");
-  return static_cast<float>(attribute.fallback);
+  if (!answered(api_, get(info_, name, &value))) {
+    refuse_unread(attribute);
+    value = static_cast<float>(attribute.fallback);
+  }
+  require(std::isfinite(value), std::string("the attribute ") + name + " is no finite number");
+  return value;
 }
 
 Shape Info::integers(const char* name) const {
@@ -122,12 +141,12 @@ Shape Info::integers(const char* name) const {
   const auto get =
       api_.at<Status*(const KernelInfo*, const char*, int64_t*, size_t*)>(kInfoGetInts);
   size_t count = 0;
-  if (!answered(api_, get(info_, name, nullptr, &count))) {
-    require(!attribute.required, std::string("the attribute ") + name + " is missing");
+  if (!answered(api_, get(info_, name, nullptr, &count)) || count == 0) {
+    refuse_unread(attribute);
     return {};
   }
   Shape values(count);
-  if (count > 0) check(api_, get(info_, name, values.data(), &count));
+  check(api_, get(info_, name, values.data(), &count));
   return values;
 }
 
@@ -151,9 +170,11 @@ std::optional<Tensor> Info::optional_constant(const char* port) const {
   int constant = 0;
   const auto get =
       api_.at<Status*(const KernelInfo*, size_t, int*, const Value**)>(kInfoGetConstantInput);
-  const bool there = answered(api_, get(info_, schema_.port(port), &constant, &value));
-  if (!there || constant == 0 || value == nullptr) return std::nullopt;
-  return tensor_of(api_, value);
+  const size_t at = schema_.port(port);
+  const bool there = answered(api_, get(info_, at, &constant, &value));
+  if (there && constant != 0 && value != nullptr) return tensor_of(api_, value);
+  left_out_.push_back(at);
+  return std::nullopt;
 }
 
 Tensor Info::constant(const char* port) const {

@@ -53,7 +53,7 @@ struct Schema {
 using Shape = std::vector<int64_t>;
 
 std::string text(const Shape& shape);
-// How many elements; refuses what does not fit into 62 bits.
+// How many elements; refuses sizes that are negative, or that do not fit into 62 bits whatever is 0.
 int64_t product(const Shape& shape);
 
 struct Tensor {
@@ -72,6 +72,7 @@ class Info {
       : api_(api), info_(info), schema_(schema) {}
 
   int64_t integer(const char* name, int64_t least, int64_t most) const;
+  // A finite number.
   float real(const char* name) const;
   // Empty where the attribute does not stand and need not.
   Shape integers(const char* name) const;
@@ -86,13 +87,19 @@ class Info {
   std::optional<std::vector<float>> optional_parameter(const char* port, int64_t count) const;
 
   const Schema& schema() const { return schema_; }
+  // The optional initialisers that were not found. A run refuses them where they are connected after all:
+  // what changes from run to run is not left out without a word.
+  const std::vector<size_t>& left_out() const { return left_out_; }
 
  private:
   std::vector<float> numbers(const char* port, const Tensor& tensor, int64_t count) const;
+  // An attribute that cannot be read as what it should be: refused where it must stand, or stands as another type.
+  void refuse_unread(const Attribute& attribute) const;
 
   const Api& api_;
   const KernelInfo* info_;
   const Schema& schema_;
+  mutable std::vector<size_t> left_out_;
 };
 
 // One run of a node.

@@ -39,6 +39,7 @@ struct Made {
   const Api* api;
   const Schema* schema;
   std::unique_ptr<Kernel> kernel;
+  std::vector<size_t> left_out;
 };
 
 // What `call` throws as a status that names the operator.
@@ -66,15 +67,22 @@ Status* create(const CustomOp* op, const Api* api, const KernelInfo* info, void*
   return guarded(*api, *from.schema, [&] {
     auto made = std::make_unique<Made>();
     made->api = api, made->schema = from.schema;
-    made->kernel = from.make(Info(*api, info, *from.schema));
+    const Info node(*api, info, *from.schema);
+    made->kernel = from.make(node);
+    made->left_out = node.left_out();
     *kernel = made.release();
   });
 }
 
 Status* compute(void* kernel, KernelContext* context) {
   const Made& made = *static_cast<const Made*>(kernel);
-  return guarded(*made.api, *made.schema,
-                 [&] { made.kernel->compute(Context(*made.api, context, *made.schema)); });
+  return guarded(*made.api, *made.schema, [&] {
+    const Context run(*made.api, context, *made.schema);
+    for (const size_t i : made.left_out) {
+      require(!run.has(i), std::string("the input ") + made.schema->inputs[i].name + " must be an initialiser");
+    }
+    made.kernel->compute(run);
+  });
 }
 
 ElementType input_type(const CustomOp* op, size_t i) {

@@ -64,10 +64,7 @@ struct Batch {
 
 Batch batch_of(const Tensor& a) {
   require(a.shape.size() >= 2, "an operand is " + text(a.shape) + ", a product takes (..., M, K)");
-  Batch batch{1, 1};
-  for (size_t i = 0; i + 2 < a.shape.size(); ++i) batch.count *= a.shape[i];
-  if (a.shape.size() > 2) batch.heads = a.axis(3);
-  return batch;
+  return {product(Shape(a.shape.begin(), a.shape.end() - 2)), a.shape.size() > 2 ? a.axis(3) : 1};
 }
 
 void require_same_lead(const Tensor& a, const Tensor& b) {

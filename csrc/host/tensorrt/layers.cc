@@ -9,21 +9,13 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 30;
 
-bool takes_operand(int64_t kind) {
-  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY || kind == BC_PRELU;
-}
-
 // Steps whose operands are found among the inputs of each run.
 class Steps {
  public:
   Steps(const Fields& fields, const char* name, int first_operand)
       : kinds_(fields.wholes(name)), first_(first_operand), eps_(fields.real("eps")) {
     require(kinds_.size() <= BC_CUDA_MOST_STEPS, std::string("the attribute ") + name + " holds too many steps");
-    for (const int64_t kind : kinds_) {
-      require(kind >= BC_ADD && kind <= BC_PRELU && kind != BC_STORE,
-              std::string("the attribute ") + name + " holds the unknown step " + std::to_string(kind));
-      operands_ += kind == BC_NORM ? 2 : takes_operand(kind) ? 1 : 0;
-    }
+    operands_ = host::require_steps(name, kinds_);
     require(first_ + operands_ <= fields.schema().port_count, "there are more operands of steps than inputs");
   }
 
@@ -41,7 +33,7 @@ class Steps {
       if (kind == BC_NORM) {
         step.data = vector(inputs[next++], shape.back()), step.shift = vector(inputs[next++], shape.back());
         step.value = eps_;
-      } else if (takes_operand(kind)) {
+      } else if (host::operands_of(kind) == 1) {
         set(step, inputs[next++], shape, whole);
       }
       steps.push_back(step);
@@ -58,16 +50,10 @@ class Steps {
   // One number, one vector of channels, or as large as the rows.
   static void set(bc_cuda_step& step, const Tensor& operand, const Shape& shape, bool whole) {
     require(operand.there, "an operand of a step is not connected");
-    const int64_t size = product(operand.shape), channels = shape.back();
     step.data = operand.numbers();
-    if (size == 1) return;
-    if (size == channels && operand.axis(1) == channels) {
-      step.column = 1;
-      return;
-    }
-    require(whole && operand.shape == shape,
-            "an operand of a step is " + text(operand.shape) + ", the rows are " + text(shape));
-    step.row = channels, step.column = 1;
+    const host::Operand kind = host::operand_kind(operand.shape, shape, whole);
+    if (kind == host::Operand::one) return;
+    step.row = kind == host::Operand::whole ? shape.back() : 0, step.column = 1;
   }
 
   Shape kinds_;

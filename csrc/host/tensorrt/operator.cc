@@ -1,13 +1,10 @@
 // Fields, shapes and the table of operators.
 #include "operator.h"
 
+#include <cmath>
 #include <cstring>
 
 namespace trt {
-
-void require(bool holds, const std::string& sentence) {
-  if (!holds) throw Refused(sentence);
-}
 
 void check(bc_status status, const char* what) {
   static const char* const kTexts[] = {"", "an argument is impossible", "sizes do not fit each other",
@@ -15,22 +12,6 @@ void check(bc_status status, const char* what) {
                                        "an exact sum could leave int32", "no memory", "CUDA refused the launch",
                                        "a sum over no element"};
   require(status == BC_OK, std::string(what) + ": " + kTexts[status]);
-}
-
-std::string text(const Shape& shape) {
-  std::string all = "(";
-  for (size_t i = 0; i < shape.size(); ++i) all += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return all + ")";
-}
-
-int64_t product(const Shape& shape) {
-  int64_t all = 1;
-  for (const int64_t size : shape) {
-    require(size >= 0, "the shape " + text(shape) + " has a negative size");
-    require(size == 0 || all <= (int64_t{1} << 46) / size, "the shape " + text(shape) + " is too large");
-    all *= size;
-  }
-  return all;
 }
 
 int Schema::port(const char* wanted) const {
@@ -65,7 +46,9 @@ int64_t Fields::whole(const char* name, int64_t least, int64_t most) const {
 
 float Fields::real(const char* name) const {
   const Value& found = named(name);
-  return found.reals.empty() ? static_cast<float>(schema_->field(name).fallback) : found.reals[0];
+  const float value = found.reals.empty() ? static_cast<float>(schema_->field(name).fallback) : found.reals[0];
+  require(std::isfinite(value), std::string("the attribute ") + name + " is no finite number");
+  return value;
 }
 
 Shape Fields::wholes(const char* name) const {
@@ -77,19 +60,19 @@ Shape Fields::wholes(const char* name, size_t count, int64_t least, int64_t most
   Shape found = wholes(name);
   if (found.empty() && !schema_->field(name).required)
     found.assign(count, static_cast<int64_t>(schema_->field(name).fallback));
-  require(found.size() == count, std::string("the attribute ") + name + " has " + std::to_string(found.size()) +
-                                     " numbers, not " + std::to_string(count));
-  for (const int64_t number : found) {
-    require(number >= least && number <= most,
-            std::string("the attribute ") + name + " holds " + std::to_string(number) + ", which is not from " +
-                std::to_string(least) + " to " + std::to_string(most));
-  }
+  host::require_wholes(name, found, count, least, most);
   return found;
 }
 
 bc_cuda_numbers Inputs::numbers(const char* port) const {
   const Tensor& tensor = (*this)[port];
   return tensor.there ? tensor.numbers() : bc_cuda_numbers{nullptr, BC_CUDA_FLOAT32, 0};
+}
+
+bc_cuda_numbers Inputs::channels(const char* port, int64_t count) const {
+  const Tensor& tensor = (*this)[port];
+  if (tensor.there) host::require_channels((*this)[0].shape, product(tensor.shape), count);
+  return numbers(port);
 }
 
 std::vector<Operator::Axis> axes_like_first(const std::vector<int>& ranks) {
@@ -104,9 +87,10 @@ std::unique_ptr<Operator> make(const Fields& fields) {
     std::unique_ptr<Operator> (*make)(const Fields&);
   };
   static const Maker kMakers[] = {
-      {"BitConv2d", make_layer},       {"BitLinear", make_layer}, {"BitMatMul", make_matmul},
-      {"BitAttention", make_attention}, {"LayerNorm", make_rows}, {"BitGelu", make_rows},
-      {"BitSigmoid", make_rows},       {"Silu", make_rows},       {"Unit", make_unit},
+      {"BitConv2d", make_layer},        {"BitLinear", make_layer},       {"BitMatMul", make_matmul},
+      {"BitAttention", make_attention}, {"LayerNorm", make_rows},        {"BitGelu", make_rows},
+      {"BitSigmoid", make_rows},        {"Silu", make_rows},             {"Unit", make_unit},
+      {"PixelMean", make_pixel_mean},   {"GroupNorm", make_group_norm},
   };
   fields.check();
   for (const Maker& maker : kMakers) {

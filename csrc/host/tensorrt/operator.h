@@ -3,21 +3,20 @@
 #pragma once
 
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../checks.h"
 #include "bitcompress/cuda.h"
 
 namespace trt {
 
-// Why something is not taken, in one sentence. It never crosses the border to TensorRT.
-class Refused : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+using host::product;
+using host::Refused;
+using host::require;
+using host::Shape;
+using host::text;
 
-void require(bool holds, const std::string& sentence);
 void check(bc_status status, const char* what);
 
 enum class Kind { real, bytes, parameter };
@@ -49,10 +48,6 @@ struct Schema {
 
 #include "operators.inc"
 
-using Shape = std::vector<int64_t>;
-std::string text(const Shape& shape);
-int64_t product(const Shape& shape);
-
 // The values of a node's fields, in the order of the schema; empty where one does not stand.
 struct Value {
   std::vector<int32_t> wholes;
@@ -70,6 +65,7 @@ class Fields {
   void check() const;
 
   int64_t whole(const char* name, int64_t least, int64_t most) const;
+  // A finite number.
   float real(const char* name) const;
   Shape wholes(const char* name) const;
   // So many of them, each within bounds; the fallback for all where the field does not stand.
@@ -99,6 +95,8 @@ class Inputs {
   const Tensor& operator[](const char* port) const { return (*this)[schema_->port(port)]; }
   // The numbers of a port; null where it is not connected.
   bc_cuda_numbers numbers(const char* port) const;
+  // Those of gain or shift of a norm of x, one a channel.
+  bc_cuda_numbers channels(const char* port, int64_t count) const;
 
  private:
   const Schema* schema_;
@@ -134,6 +132,8 @@ std::unique_ptr<Operator> make_matmul(const Fields& fields);
 std::unique_ptr<Operator> make_attention(const Fields& fields);
 std::unique_ptr<Operator> make_rows(const Fields& fields);
 std::unique_ptr<Operator> make_unit(const Fields& fields);
+std::unique_ptr<Operator> make_pixel_mean(const Fields& fields);
+std::unique_ptr<Operator> make_group_norm(const Fields& fields);
 
 // The axes of an output that is as large as the input of port 0.
 std::vector<Operator::Axis> axes_like_first(const std::vector<int>& ranks);

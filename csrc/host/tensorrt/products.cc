@@ -1,5 +1,4 @@
 // BitMatMul and BitAttention.
-#include <algorithm>
 #include <array>
 
 #include "operator.h"
@@ -30,20 +29,7 @@ struct Rules {
   }
 };
 
-struct Batch {
-  int64_t count, heads;
-};
-
-Batch batch_of(const Tensor& a) {
-  require(a.shape.size() >= 2, "an operand is " + text(a.shape) + ", a product takes (..., M, K)");
-  return {product(Shape(a.shape.begin(), a.shape.end() - 2)), a.shape.size() > 2 ? a.axis(3) : 1};
-}
-
-void require_same_lead(const Tensor& a, const Tensor& b) {
-  const bool same =
-      a.shape.size() == b.shape.size() && std::equal(a.shape.begin(), a.shape.end() - 2, b.shape.begin());
-  require(same, "the operands are " + text(a.shape) + " and " + text(b.shape) + ": their leading sizes must be equal");
-}
+using host::Batch;
 
 // Rows beside each other, or columns where `across`.
 bc_cuda_matrices matrices(const Tensor& tensor, bool across) {
@@ -81,12 +67,9 @@ class MatMul final : public Operator {
  private:
   bc_cuda_product bound(const Inputs& inputs, const Target& to) const {
     const Tensor &a = inputs[0], &b = inputs[1];
-    const Batch batch = batch_of(a);
-    require_same_lead(a, b);
+    const Batch batch = host::batch_of(a.shape);
     bc_cuda_product p{};
-    p.batch = batch.count, p.m = a.axis(2), p.k = a.axis(1), p.n = b.axis(turned_ ? 2 : 1);
-    require(b.axis(turned_ ? 1 : 2) == p.k,
-            "the operands " + text(a.shape) + " and " + text(b.shape) + " do not fit each other");
+    p.batch = batch.count, p.m = a.axis(2), p.k = a.axis(1), p.n = host::require_product(a.shape, b.shape, turned_);
     require(p.k > 0, "a product over no element");
     p.a = matrices(a, false), p.b = matrices(b, !turned_);
     p.a_grid = rules_.grid(inputs, "a", 0, batch.heads), p.b_grid = rules_.grid(inputs, "b", 1, batch.heads);
@@ -108,10 +91,8 @@ class Attention final : public Operator {
         multiplies_(fields.wholes("multiplies")),
         repeats_(fields.wholes("repeats")),
         first_term_(fields.schema().port("term0")) {
-    require(multiplies_.size() == repeats_.size() && repeats_.size() <= BC_CUDA_MOST_TERMS,
-            "multiplies and repeats differ in length, or are too long");
-    for (const int64_t repeat : repeats_)
-      require(repeat >= 1, "the attribute repeats holds " + std::to_string(repeat));
+    host::require_terms(multiplies_, repeats_);
+    require(repeats_.size() <= BC_CUDA_MOST_TERMS, "multiplies and repeats are too long");
   }
 
   std::vector<Axis> axes(const std::vector<int>& ranks) const override { return axes_with(ranks, 2, 1); }
@@ -131,13 +112,10 @@ class Attention final : public Operator {
  private:
   bc_cuda_attention bound(const Inputs& inputs, const Target& to, bc_cuda_term* terms) const {
     const Tensor &q = inputs[0], &k = inputs[1], &v = inputs[2];
-    const Batch batch = batch_of(q);
-    require_same_lead(q, k), require_same_lead(q, v);
+    const Batch batch = host::batch_of(q.shape);
     bc_cuda_attention a{};
     a.batch = batch.count, a.queries = q.axis(2), a.depth = q.axis(1);
-    a.keys = k.axis(turned_ ? 2 : 1), a.values = v.axis(1);
-    require(k.axis(turned_ ? 1 : 2) == a.depth && v.axis(2) == a.keys,
-            "q " + text(q.shape) + ", k " + text(k.shape) + " and v " + text(v.shape) + " do not fit each other");
+    a.keys = host::require_attention(q.shape, k.shape, v.shape, turned_), a.values = v.axis(1);
     require(a.depth > 0 && a.keys > 0, "attention over no element");
     a.q = matrices(q, false), a.k = matrices(k, !turned_), a.v = matrices(v, true);
     bc_cuda_grid* const grids[] = {&a.q_grid, &a.k_grid, &a.p_grid, &a.v_grid};
@@ -153,10 +131,7 @@ class Attention final : public Operator {
     const Tensor& tensor = inputs[first_term_ + static_cast<int>(t)];
     require(tensor.there, "a term of the logits is not connected");
     const Shape& s = tensor.shape;
-    const bool fits = s.size() == 3 && s[0] > 0 && (s[1] == a.queries || s[1] == 1) &&
-                      (s[2] == a.keys || s[2] == 1) && a.batch % repeats_[t] == 0 &&
-                      a.batch / repeats_[t] % s[0] == 0;
-    require(fits, "a term is " + text(s) + ", the logits are " + text({a.batch, a.queries, a.keys}));
+    host::require_term(s, repeats_[t], {a.batch, a.queries, a.keys});
     return {tensor.numbers(), s[0], repeats_[t], s[1] * s[2], s[1] > 1 ? s[2] : 0, s[2] > 1 ? 1 : 0,
             multiplies_[t] != 0 ? 1 : 0};
   }

@@ -39,11 +39,7 @@ class Rows final : public Operator {
     if (step.kind != BC_NORM) return step;
     const Tensor& x = inputs[0];
     require(!x.shape.empty(), "x has no axis");
-    for (const char* port : {"gain", "shift"}) {
-      require(!inputs[port].there || product(inputs[port].shape) == x.shape.back(),
-              "x is " + text(x.shape) + ", gain and shift have another number of channels");
-    }
-    step.data = inputs.numbers("gain"), step.shift = inputs.numbers("shift");
+    step.data = inputs.channels("gain", x.shape.back()), step.shift = inputs.channels("shift", x.shape.back());
     return step;
   }
 
@@ -56,24 +52,18 @@ class Unit final : public Operator {
 
   std::vector<Axis> axes(const std::vector<int>& ranks) const override { return axes_like_first(ranks); }
   int64_t scratch(const Inputs& inputs, const Target&) const override {
-    axis_of(inputs[0].shape);
+    host::require_axis(inputs[0].shape, axis_);
     return 0;
   }
   void run(const Inputs& inputs, const Target& to, void*, void* stream) const override {
     const Shape& shape = inputs[0].shape;
-    const auto axis = shape.begin() + axis_of(shape);
+    const auto axis = shape.begin() + host::require_axis(shape, axis_);
     check(bc_cuda_unit(inputs[0].numbers(), product(Shape(shape.begin(), axis)), *axis,
                        product(Shape(axis + 1, shape.end())), least_, to.out, to.type, stream),
           "normalize");
   }
 
  private:
-  int64_t axis_of(const Shape& shape) const {
-    const int64_t axes = static_cast<int64_t>(shape.size()), axis = axis_ < 0 ? axis_ + axes : axis_;
-    require(axis >= 0 && axis < axes, "x is " + text(shape) + " and has no axis " + std::to_string(axis_));
-    return axis;
-  }
-
   int64_t axis_;
   float least_;
 };

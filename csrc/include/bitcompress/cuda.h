@@ -169,6 +169,28 @@ bc_status bc_cuda_rows(const bc_cuda_step* steps, int64_t count, int64_t rows, i
 bc_status bc_cuda_unit(bc_cuda_numbers x, int64_t outer, int64_t n, int64_t inner, float least, void* out,
                        int out_type, void* stream);
 
+/* ---- Pictures -------------------------------------------------------------------------------- */
+
+/* Dense, [images][channels][pixels] or with channels last [images][pixels][channels]. */
+typedef struct bc_cuda_pixels {
+  bc_cuda_numbers x; /* count is not looked at */
+  int64_t images, pixels, channels;
+  int32_t order; /* a bc_order */
+} bc_cuda_pixels;
+
+/* Scratch of both functions below, from the sizes alone; -1 for impossible ones, no pixel among them. */
+int64_t bc_cuda_pixels_scratch_bytes(const bc_cuda_pixels* pixels);
+
+/* Sums of bc_pixel_sums times float(1 / pixels), to out [images][channels]: of x, or of |x - from| where from
+ * [images][channels] is there. */
+bc_status bc_cuda_pixel_means(const bc_cuda_pixels* pixels, bc_cuda_numbers from, void* out, int out_type,
+                              void* scratch, void* stream);
+
+/* Group norm by bc_group_scales, in the order of x; gain and shift [channels] may be missing. */
+bc_status bc_cuda_group_norm(const bc_cuda_pixels* pixels, int64_t groups, bc_cuda_numbers gain,
+                             bc_cuda_numbers shift, double eps, void* out, int out_type, void* scratch,
+                             void* stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -109,11 +109,11 @@ def test_a_layer_that_runs_twice_learns_by_xnor() -> None:
     assert float(w.detach().abs().max()) <= 1
 
 
-def test_gradients_keep_the_order_in_memory() -> None:
+def test_gradients_keep_the_order_in_memory(arithmetic: str) -> None:
     block = binary_block(nn.Conv2d(8, 8, 3, padding=1), BlockSpec("reactnet"))
     orders = []
-    block.core.register_full_backward_hook(lambda m, given, got: orders.append(got[0].stride()))
-    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    block.threshold.register_full_backward_hook(lambda m, x, got: orders.append(got[0].stride()))
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
     y = block(x)
     y.backward(torch.randn(2, 8, 6, 6))
     assert orders == [y.stride()]

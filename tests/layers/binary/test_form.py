@@ -26,6 +26,10 @@ def packed(method: str, layer: nn.Module, groups: int = 1, **spec: object) -> Pa
 BLOCKS = {
     "reactnet": lambda: packed("reactnet", nn.Conv2d(6, 9, 3, 2, 1)),
     "tables": lambda: packed("bidiffsr", nn.Conv2d(6, 6, 3, padding=1), 3),
+    "thresholds": lambda: packed("bidiffsr", nn.Conv2d(6, 6, 3, padding=1), 3, timed="thresholds"),
+    "activations": lambda: packed(
+        "bidiffsr", nn.Conv2d(6, 6, 3, padding=1), 3, timed="activations"
+    ),
     "words": lambda: packed("bidense", nn.Conv2d(6, 6, 3, padding=1), 2, dab_scale="group"),
     "tokens": lambda: packed("bidense", nn.Linear(6, 9)),
     "up": lambda: packed("xnor", nn.ConvTranspose2d(6, 9, 4, 2, 1, bias=False)),
@@ -68,7 +72,8 @@ def test_missing_and_misshapen_tensors_are_refused() -> None:
     ("key", "value"),
     [
         ("weight_shape", [6, 6, 3]), ("weight_shape", [0, 6, 3, 3]), ("axis", 2), ("mode", "odd"),
-        ("scaling", "channel"), ("pad_value", 3), ("groups", 0), ("tail", [["exp", 1, 0.0, False]]),
+        ("scaling", "channel"), ("pad_value", 3), ("groups", 0), ("groups", 2),
+        ("tail", [["exp", 1, 0.0, False]]),
         ("tail", [["add", 2, 0.0, False]]), ("shortcut", None), ("geometry", [1, 2]),
         ("shortcut", [5, 6, 1, [1, 1], None, "paper2d"]),
         ("shortcut", [6, 6, 1, [1, 1], None, "x"]),

@@ -61,6 +61,7 @@ def cases(draw: st.DrawFn) -> tuple[nn.Module, Tensor, BlockSpec, Tensor]:
         method, groups, draw(st.sampled_from(["none", "tensor", "group"])),
         draw(st.sampled_from([None, "batch", "affine", "none"])), draw(st.booleans()),
         draw(st.sampled_from([0, 0, 1, -1])), start=draw(st.sampled_from(["trained", "scratch"])),
+        timed=draw(st.sampled_from(["both", "thresholds", "activations"])),
     )  # fmt: skip
     if stands(layer, spec):
         spec = BlockSpec("reactnet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no native kern
 SIZE = (16, 14)
 
 
-def block(layer: nn.Module, method: str, clock: Clock | None = None) -> nn.Module:
+def block(
+    layer: nn.Module, method: str, clock: Clock | None = None, timed: Any = "both"
+) -> nn.Module:
     """A packed block whose parameters are all other than they began."""
-    spec = BlockSpec(method, 1 if clock is None else clock.groups, norm="affine")
+    spec = BlockSpec(method, 1 if clock is None else clock.groups, norm="affine", timed=timed)
     made = binary_block(layer, spec, clock=clock)
     assert isinstance(made, BinaryBlock)
     with torch.no_grad():
@@ -29,8 +32,10 @@ def block(layer: nn.Module, method: str, clock: Clock | None = None) -> nn.Modul
     return made.eval().pack()
 
 
-def convolution(method: str, channels: int = 24, clock: Clock | None = None) -> nn.Module:
-    return block(nn.Conv2d(channels, channels, 3, padding=1), method, clock)
+def convolution(
+    method: str, channels: int = 24, clock: Clock | None = None, timed: str = "both"
+) -> nn.Module:
+    return block(nn.Conv2d(channels, channels, 3, padding=1), method, clock, timed)
 
 
 class Residual(nn.Module):
@@ -61,12 +66,12 @@ class Body(nn.Module):
 class Timed(nn.Module):
     """Group norm, SiLU and a time-aware block, twice in a residual: a part of a UNet."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, timed: str) -> None:
         super().__init__()
         self.clock = clock
         self.head = nn.Conv2d(3, 24, 3, padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(4, 24) for _ in range(2))
-        self.blocks = nn.ModuleList(convolution("bidiffsr", clock=clock) for _ in range(2))
+        self.blocks = nn.ModuleList(convolution("bidiffsr", 24, clock, timed) for _ in range(2))
         self.time = nn.Linear(1, 24)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -119,11 +124,12 @@ def test_a_block_is_one_step(method: str, batch: int, last: bool) -> None:
         assert sum("layer codes" in step for step in layers) == 3, "blocks hand on codes"
 
 
+@pytest.mark.parametrize("timed", ["both", "thresholds", "activations"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_time_aware_blocks_follow_the_clock(batch: int) -> None:
+def test_time_aware_blocks_follow_the_clock(batch: int, timed: str) -> None:
     torch.manual_seed(0)
     clock = Clock(5, 100)
-    model = rewritten(Timed(clock))
+    model = rewritten(Timed(clock, timed))
     clock.attach(model.net, "t")
     steps = proved(model, lambda: (torch.randn(batch, 3, *SIZE), torch.randint(0, 100, (batch,))))
     layers = [step for step in steps if step.startswith("layer")]
