@@ -35,5 +35,7 @@ class BlockPolicy:
     """From the layer's weights, to be near it; or as the paper begins."""
     shortcut: Literal["auto", "always", "never"] = "auto"
     """auto: none where the model's own residual ends at the layer."""
+    ends: Literal["learn", "keep"] = "learn"
+    """learn: a ReLU behind the model's own shortcut becomes the activation of the method."""
     depthwise: bool = False
     """Whether layers with one channel a group become blocks too."""

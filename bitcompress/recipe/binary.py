@@ -40,6 +40,8 @@ class Blocks(Part):
     """Whether layers with one channel a group become blocks too."""
     shortcut: Literal["auto", "always", "never"] = "auto"
     """auto: none where the model's own residual ends at the layer."""
+    ends: Literal["learn", "keep"] = "learn"
+    """learn: a ReLU behind the model's own shortcut becomes the activation of the method."""
     min_channels: int = Field(default=16, ge=1)
     """Layers with fewer channels on either side stay float."""
     fp_tail_levels: int = Field(default=0, ge=0)
