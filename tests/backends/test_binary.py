@@ -63,20 +63,20 @@ def test_statistics_of_each_picture_are_operators(ort: Any, tmp_path: Path) -> N
 
 
 class Words(nn.Module):
-    """Layers of more than a word of channels: 3x3, strided, transposed and of tokens."""
+    """Layers of more than a word of channels, and of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 40, 3, padding=1)
-        self.down = nn.Conv2d(40, 70, 3, 2, 1)
-        self.up = nn.ConvTranspose2d(70, 40, 2, 2)
+        self.grow = nn.Conv2d(40, 70, 3, padding=1)
+        self.fall = nn.Conv2d(70, 40, 1)
         self.mix = nn.Linear(40, 40)
         self.last = nn.Conv2d(40, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shapes: (N, 3, H, W) -> as x."""
         y = self.first(x).relu()
-        y = y + self.up(self.down(y).relu())
+        y = y + self.fall(self.grow(y).relu())
         y = y + self.mix(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.last(y)  # type: ignore[no-any-return]
 
