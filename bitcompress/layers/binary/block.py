@@ -19,7 +19,7 @@ from bitcompress.layers.binary.activations import Activation
 from bitcompress.layers.binary.axes import PICTURES, TOKENS, along
 from bitcompress.layers.binary.clock import Clock
 from bitcompress.layers.binary.core import BinaryCore, binary_weight
-from bitcompress.layers.binary.gradients import laid, shown
+from bitcompress.layers.binary.gradients import keep_order, laid, shown
 from bitcompress.layers.binary.norms import BlockNorm, ChannelBatchNorm, ChannelLayerNorm
 from bitcompress.layers.binary.packed import PackedBlock, PackedThreshold, Scaling
 from bitcompress.layers.binary.shortcuts import Shortcut
@@ -114,6 +114,7 @@ class BinaryBlock(nn.Module):
             pictures = pictures.float()
         if not fused.takes(pictures):
             return None
+        keep_order(x)
         s, alpha = self.threshold(pictures, index, self._bordered(pictures))
         s, look = self.core.bordered(s)
         shape = self.core.weight.shape
