@@ -10,18 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitcompress.artifact import checks
 from bitcompress.artifact.blobs import Coding, Reader, Writer
 from bitcompress.blocks.parts import WIRINGS, Parts
 from bitcompress.errors import LoadError, UsageError
 from bitcompress.graph.pointwise import Absorbed
-from bitcompress.layers.binary import BinaryBlock, Clock, PackedBlock
+from bitcompress.layers.binary import ENDS, BinaryBlock, Clock, EndActivation, PackedBlock
+from bitcompress.layers.binary.axes import PICTURES, TOKENS
 from bitcompress.layers.binary.form import PackedForm
 
-BLOCK, PARTS, ABSORBED = "block", "parts", "absorbed"
-KINDS: dict[type[nn.Module], str] = {PackedBlock: BLOCK, Parts: PARTS, Absorbed: ABSORBED}
+BLOCK, PARTS, ABSORBED, END = "block", "parts", "absorbed", "end"
+KINDS: dict[type[nn.Module], str] = {
+    PackedBlock: BLOCK, Parts: PARTS, Absorbed: ABSORBED, EndActivation: END,
+}  # fmt: skip
+BEHIND = (Absorbed, EndActivation)
+"""What answers a call that multiplies no matrices: it took over no weight."""
 MOST_PARTS = 64
 LAYERS = ("Linear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d")
 FIELDS = ("is", "fields")
@@ -40,6 +45,10 @@ def put(writer: Writer, layer: nn.Module, name: str) -> dict[str, Any]:
     """
     if isinstance(layer, Absorbed):
         return {"is": ABSORBED}
+    if isinstance(layer, EndActivation):
+        tables = {key: _finite(value, f"{name}.{key}") for key, value in layer.state_dict().items()}
+        kept = {key: writer.put(value, exact=True).to_json() for key, value in tables.items()}
+        return {"is": END, **layer.settings(), "fields": kept}
     if isinstance(layer, Parts):
         parts = [put(writer, part, f"{name}.parts.{i}") for i, part in enumerate(layer.parts)]
         return {
@@ -58,9 +67,7 @@ def put(writer: Writer, layer: nn.Module, name: str) -> dict[str, Any]:
     writer.put_codes(state.pop("weight"))
     codings = {}
     for field, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{name}.{field} holds NaN or infinite numbers: it is not saved")
-        codings[field] = writer.put(value, exact=True).to_json()
+        codings[field] = writer.put(_finite(value, f"{name}.{field}"), exact=True).to_json()
     return {"is": BLOCK, **layer.settings(), "fields": codings}
 
 
@@ -69,7 +76,45 @@ def take(reader: Reader, spec: Mapping[str, Any], what: str, clock: Clock | None
     kind = spec["is"]
     if kind == ABSORBED:
         return Absorbed()
+    if kind == END:
+        return _end(reader, spec, what)
     return _parts(reader, spec, what, clock) if kind == PARTS else _block(reader, spec, what, clock)
+
+
+def _finite(value: Tensor, name: str) -> Tensor:
+    if not bool(torch.isfinite(value).all()):
+        raise UsageError(f"{name} holds NaN or infinite numbers: it is not saved")
+    return value
+
+
+def _end(reader: Reader, spec: Mapping[str, Any], what: str) -> EndActivation:
+    act = checks.string(checks.entry(spec, "act", what), f"the activation of {what}")
+    (channels,) = checks.shape([checks.entry(spec, "channels", what)], f"the channels of {what}")
+    axis = checks.entry(spec, "axis", what)
+    if act not in ENDS or axis not in (PICTURES, TOKENS) or isinstance(axis, bool):
+        raise LoadError(f"{what} is damaged: no {checks.shorten(str(act))!r} stands there")
+    made = EndActivation.build({"act": act, "channels": channels, "axis": axis})
+    codings = checks.table(checks.entry(spec, "fields", what), f"the tensors of {what}")
+    own = made.state_dict()
+    if codings.keys() != own.keys():
+        odd = min(codings.keys() ^ own.keys())
+        raise LoadError(f"{what}.{checks.shorten(odd)} is missing or too much")
+    made.load_state_dict(
+        {
+            key: _taken(reader, tuple(own[key].shape), own[key].dtype, value, f"{what}.{key}")
+            for key, value in codings.items()
+        }
+    )
+    return made.eval().requires_grad_(False)
+
+
+def _taken(
+    reader: Reader, shape: tuple[int, ...], dtype: torch.dtype, coding: Any, label: str
+) -> Tensor:
+    tensor = reader.take(shape, dtype, Coding.from_json(coding, label), label)
+    if not bool(torch.isfinite(tensor).all()):
+        raise LoadError(f"{label} holds NaN or infinite numbers: the file is damaged")
+    return tensor
 
 
 def _parts(reader: Reader, spec: Mapping[str, Any], what: str, clock: Clock | None) -> Parts:
@@ -109,10 +154,7 @@ def _block(reader: Reader, spec: Mapping[str, Any], what: str, clock: Clock | No
     for field, value in codings.items():
         shape, dtype = fields[field]
         label = f"{what}.{field}"
-        coding = Coding.from_json(value, label)
-        tensors[field] = reader.take(shape, dtype, coding, label)
-        if not bool(torch.isfinite(tensors[field]).all()):
-            raise LoadError(f"{label} holds NaN or infinite numbers: the file is damaged")
+        tensors[field] = _taken(reader, shape, dtype, value, label)
     return PackedBlock.build(settings, tensors, clock)
 
 

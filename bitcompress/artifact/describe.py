@@ -14,7 +14,6 @@ from bitcompress.artifact.encode import FORMAT_VERSION
 from bitcompress.artifact.store import opened
 from bitcompress.artifact.structure import Content
 from bitcompress.blocks.parts import Parts
-from bitcompress.graph.pointwise import Absorbed
 from bitcompress.layers import SplitLinear
 from bitcompress.layers.binary import PackedBlock
 
@@ -46,7 +45,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     layers = [
         _row(name, layer, owned[name])
         for name, layer in {**content.layers, **content.products}.items()
-        if not isinstance(layer, Absorbed)
+        if not isinstance(layer, binary.BEHIND)
     ]
     tensors = [
         {

@@ -12,9 +12,9 @@ from bitcompress.artifact import binary, checks
 from bitcompress.artifact.index import Index
 from bitcompress.blocks.parts import Parts
 from bitcompress.errors import LoadError
-from bitcompress.graph.pointwise import POINTWISE, Absorbed
+from bitcompress.graph.pointwise import ACTIVATIONS, POINTWISE
 from bitcompress.layers import CONVOLUTIONS, ConvGeometry, PackedMatmul, QuantMatmul, SplitLinear
-from bitcompress.layers.binary import Clock, PackedBlock
+from bitcompress.layers.binary import Clock, EndActivation, PackedBlock
 from bitcompress.layers.geometry import Convolution, refusal
 
 PRODUCTS = (PackedMatmul, QuantMatmul)
@@ -52,12 +52,13 @@ class Content:
 def check_kinds(content: Content) -> None:
     """Raise LoadError where a layer is of a kind that cannot stand where the file puts it."""
     for name, layer in content.layers.items():
-        if isinstance(layer, (*PRODUCTS, Absorbed)):
+        if isinstance(layer, (*PRODUCTS, *binary.BEHIND)):
             raise LoadError(f"{checks.shorten(name)} is a product in the tree: it is damaged")
     for product in content.index.products:
         layer, kind = content.products[product.name], product.call.kind
-        if isinstance(layer, Absorbed) or kind in POINTWISE.values():
-            if isinstance(layer, Absorbed) and kind in POINTWISE.values():
+        if isinstance(layer, binary.BEHIND) or kind in POINTWISE.values():
+            fits = ACTIVATIONS if isinstance(layer, EndActivation) else POINTWISE.values()
+            if isinstance(layer, binary.BEHIND) and kind in fits:
                 continue
             raise LoadError(f"{checks.shorten(product.name)} is damaged: no {kind} is absorbed")
         weighted = {"linear": 2, "conv2d": 4}.get(kind)
@@ -76,7 +77,7 @@ def check_absent(content: Content) -> None:
     """
     weights, biases = Counter[tuple[int, ...]](), Counter[tuple[int, ...]]()
     for layer in content.products.values():
-        if not isinstance(layer, (*PRODUCTS, Absorbed)):
+        if not isinstance(layer, (*PRODUCTS, *binary.BEHIND)):
             shape = _float_shape(layer)
             weights[shape] += 1
             biases[shape[:1]] += 1

@@ -8,8 +8,7 @@ said in `Captured`.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.backends.opaque import writing_down
+from bitcompress.backends.quiet import quiet
 from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.timed import clock_of
@@ -25,6 +25,9 @@ STEPS = (1, 8, 16)
 """Multiples of what picture sizes are tried, where the model does not tell its windows."""
 WINDOWS = ("window", "window_size", "split", "split_size", "windows", "multiple")
 """Attributes by which models tell the sizes of their windows, or of what sizes are multiples."""
+
+
+SIZES = {0: "the sizes of the example", 1: "any size"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def windows_of(model: nn.Module) -> int:
     return math.lcm(*found)
 
 
-def captures(model: Rewritten, example: Any) -> Iterator[Captured]:
+def captures(
+    model: Rewritten, example: Any, progress: Callable[[str], None] = lambda stage: None
+) -> Iterator[Captured]:
     """The model written down, from the freest sizes to fixed ones; failures are passed over.
 
     The caller takes the first that passes its checks.
@@ -124,6 +129,7 @@ def captures(model: Rewritten, example: Any) -> Iterator[Captured]:
     window = windows_of(model)
     steps = (*(STEPS if window == 1 else (1, window)), 0)
     for step in steps:
+        progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
         try:
             inputs = {name: _sized(value, step) for name, value in named.items()}
             program = _program(model, inputs, step)
@@ -172,8 +178,7 @@ def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
                 for axis, name in names.items()
             }
         free.append(axes)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), quiet():
         return torch.export.export(
             _Bare(model, tuple(inputs)).eval(), tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from bitcompress.backends import reference
-from bitcompress.backends.capture import run_once
 from bitcompress.backends.schema import DOMAIN
 from bitcompress.backends.session import session_of
+from bitcompress.backends.taps import run_packed
 from bitcompress.errors import GateError
 from bitcompress.graph.intercept import Rewritten
-from bitcompress.packed.tape import set_recorder
+from bitcompress.packed.binary import as_pixels
 from bitcompress.parity import compared, parity
 
 MIN_DB = 50.0
@@ -64,37 +64,6 @@ def check_file(proto: Any) -> None:
         ) from error
 
 
-class _Taps:
-    """A recorder that keeps what goes into linears and convolutions, in order (packed/tape.py)."""
-
-    def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
-
-    def step(self, kind: str, target: Any, inputs: Sequence[Tensor], compute: Any) -> Tensor:
-        """Run the step, and keep its input."""
-        if kind in ("linear", "conv2d"):
-            self.inputs.append(inputs[0].detach().clone())
-        before = set_recorder(None)
-        try:
-            made: Tensor = compute()
-        finally:
-            set_recorder(before)
-        return made
-
-
-def run_packed(model: Rewritten, named: Mapping[str, Tensor]) -> tuple[Any, list[Tensor]]:
-    """The packed model's output in torch, and what went into its linears and convolutions."""
-    taps = _Taps()
-    with torch.no_grad():
-        made = run_once(model, named)
-        before = set_recorder(taps)
-        try:
-            run_once(model, named)
-        finally:
-            set_recorder(before)
-    return made, taps.inputs
-
-
 class Opened:
     """A file with every input and output of our nodes made an output of the graph."""
 
@@ -126,7 +95,13 @@ class Opened:
         """Every value that our nodes read or write, and the outputs."""
         feed = {name: value.numpy() for name, value in named.items()}
         names = [*self.outputs, *self.shown]
-        made = dict(zip(names, self.session.run(names, feed), strict=True))
+        try:
+            made = dict(zip(names, self.session.run(names, feed), strict=True))
+        except Exception as error:
+            sizes = [tuple(value.shape) for value in named.values()]
+            raise GateError(
+                f"run: ONNX Runtime fails on {sizes}: {' '.join(str(error).split())[:300]}"
+            ) from error
         return {**self.constants, **feed, **made}
 
     def node_inputs(self, node: Any, values: Mapping[str, Any]) -> list[Any]:
@@ -200,15 +175,19 @@ def check_whole(
     return Whole(shape, found.psnr_db, unequal, _flipped(opened, values, taps)), values
 
 
-def _flipped(opened: Opened, values: Mapping[str, Any], taps: Sequence[Tensor]) -> float:
+def _flipped(
+    opened: Opened, values: Mapping[str, Any], taps: Sequence[tuple[str, Tensor]]
+) -> float:
     """The share of codes that differ between torch and the file; NaN where layers do not pair."""
     layers = [node for node in opened.nodes if node.op_type in ("BitConv2d", "BitLinear")]
     if len(layers) != len(taps):
         return math.nan
     flipped = total = 0
-    for node, x in zip(layers, taps, strict=True):
+    for node, (kind, x) in zip(layers, taps, strict=True):
         attributes = attributes_of(node)
         inputs = opened.node_inputs(node, values)
+        if kind == "linear" and node.op_type == "BitConv2d":  # a block of tokens
+            x = as_pixels(x)
         mine = reference.codes(node.op_type, inputs, attributes)
         if attributes["input_bits"] == 1 and (len(inputs) < 8 or inputs[7] is None):
             rows = x.permute(0, 2, 3, 1) if x.dim() == 4 else x

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from bitcompress.blocks.layers import Layer
 from bitcompress.blocks.parts import WIRINGS, Parts, channel_index
 from bitcompress.blocks.plan import BlockPlan, drops
+from bitcompress.blocks.told import channels_of
 from bitcompress.errors import NotPackable
-from bitcompress.layers.binary import BlockSpec, Clock, binary_block
+from bitcompress.graph.pointwise import Absorbed
+from bitcompress.layers.binary import BlockSpec, Clock, binary_block, end_activation
+from bitcompress.layers.binary.axes import PICTURES, TOKENS
 
 
 def made(
@@ -33,6 +36,16 @@ def made(
     pieces = PIECES[plan.form.kind](layer, plan.form.parts)
     blocks = [_block(piece, plan.spec, own) for piece in pieces]
     return Parts(plan.form.kind, blocks, type(layer).__name__, layer.weight.shape)
+
+
+def made_end(spec: BlockSpec, layer: Layer, activation: nn.Module, *, normed: bool) -> nn.Module:
+    """What answers the call of an activation behind the model's own sum; some methods have none."""
+    if drops(spec):
+        return Absorbed()
+    axis = TOKENS if isinstance(layer, nn.Linear) else PICTURES
+    return end_activation(
+        spec.rule.activation, activation, channels_of(layer)[1], axis, normed=normed
+    )
 
 
 def _block(layer: Layer, spec: BlockSpec, clock: Clock | None) -> nn.Module:

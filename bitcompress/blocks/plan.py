@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,7 @@ from bitcompress.graph.absorb import Surroundings, View, feeds_products, surroun
 from bitcompress.graph.capture import Captured
 from bitcompress.graph.rewrite import State
 from bitcompress.graph.site import Site
-from bitcompress.layers.binary import METHODS, BlockSpec, Method, stands
+from bitcompress.layers.binary import ENDS, METHODS, BlockSpec, Method, stands
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class BlockPlan:
     """The batch norm that the block takes over."""
     takes_activation: bool = False
     """Whether the block takes over the activation behind it."""
+    takes_end: bool = False
+    """Whether the activation behind the model's own sum becomes one that learns, or goes."""
     became: str = ""
 
     @property
@@ -112,10 +114,14 @@ def _plan(
     if spec is None:
         return BlockPlan(site, around, reason=why)
     whole = form.kind == "block"
+    ends = whole and around.ends is not None and _takes_end(spec, policy)
+    if ends and around.activation is None:
+        spec = replace(spec, activation=False)  # the one behind the sum is the block's
     plan = BlockPlan(
         site, around, "packed", "; ".join(filter(None, (form.refused, why))), spec, form,
         norm=around.norm if whole and spec.norm in (None, "batch", "affine") else "",
         takes_activation=whole and around.activation is not None and _takes(spec.rule),
+        takes_end=ends,
     )  # fmt: skip
     return told.told(plan, layer)
 
@@ -214,6 +220,13 @@ def _takes(rule: Method) -> bool:
     side only would carry half. Without a shortcut it stays, and the next threshold sees to it.
     """
     return rule.activation != "none" or rule.shortcut != "none"
+
+
+def _takes_end(spec: BlockSpec, policy: BlockPolicy) -> bool:
+    """Whether what stands behind the model's own sum learns, or goes, as inside blocks."""
+    rule = spec.rule
+    known = rule.activation in ENDS or (rule.activation == "none" and rule.shortcut != "none")
+    return policy.ends == "learn" and known and not spec.shortcut
 
 
 def drops(spec: BlockSpec) -> bool:

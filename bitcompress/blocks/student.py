@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bitcompress.blocks.layers import Layer, float_layer
-from bitcompress.blocks.made import made
+from bitcompress.blocks.made import made, made_end
 from bitcompress.blocks.parts import Parts
 from bitcompress.blocks.plan import (
     BlockPlan,
@@ -127,6 +127,7 @@ def insert_blocks(prepared: PreparedBlocks) -> Rewritten:
             norm = model.net.get_submodule(plan.norm)
             model.net = stand_in(model.net, norm, nn.Identity())
         _take_calls(model, plan)
+        _take_end(model, plan, layer)
     if prepared.clock is not None and prepared.time is not None:
         set_by(model, prepared.clock, prepared.time)
     model.on_codes = True
@@ -171,8 +172,22 @@ def _take_calls(model: Rewritten, plan: BlockPlan) -> None:
     taken += [plan.around.enlarged] if plan.form.kind == "up" else []
     for behind in taken:
         for call in behind.calls if behind is not None else ():
-            name = f"{call.owner}@{call.kind}.{call.ordinal}"
-            model.replace_call(call, "", name, Absorbed())
+            model.replace_call(call, "", _name(call), Absorbed())
+
+
+def _take_end(model: Rewritten, plan: BlockPlan, layer: Layer) -> None:
+    """Answer the calls of the activation behind the model's own sum: in all runs by one module."""
+    ends = plan.around.ends
+    if not plan.takes_end or ends is None or ends.layer is None or plan.spec is None:
+        return
+    module = made_end(plan.spec, layer, ends.layer, normed=bool(plan.norm))
+    for call in ends.calls:
+        if call not in model.calls:
+            model.replace_call(call, "", _name(call), module)
+
+
+def _name(call: Call) -> str:
+    return f"{call.owner}@{call.kind}.{call.ordinal}"
 
 
 def blocks_of(model: nn.Module) -> dict[str, BinaryBlock]:

@@ -37,6 +37,7 @@ def told(plan: BlockPlan, layer: Layer) -> BlockPlan:
     else:
         parts.append(NORMS.get(plan.spec.norm or rule.norm, ""))
     parts.append(_activation(plan))
+    parts.append(_end(plan))
     return replace(plan, became=f"{plan.spec.method}: " + ", ".join(filter(None, parts)))
 
 
@@ -61,9 +62,19 @@ def _activation(plan: BlockPlan) -> str:
     groups = _times(plan.spec.activation_groups)
     own = ACTIVATIONS.get(plan.spec.rule.activation, "")
     behind = plan.around.activation
+    if not plan.spec.activation:
+        return ""
     if not plan.takes_activation or behind is None:
         return f"{own}{groups}" if own and plan.spec.rule.activation != "prelu" else ""
     return f"{own}{groups} of {behind.name}" if own else f"{behind.name} let go"
+
+
+def _end(plan: BlockPlan) -> str:
+    assert plan.spec is not None
+    if not plan.takes_end or plan.around.ends is None:
+        return ""
+    own, name = ACTIVATIONS.get(plan.spec.rule.activation, ""), plan.around.ends.name
+    return f"{own} behind the sum, of {name}" if own else f"{name} behind the sum let go"
 
 
 def channels_of(layer: Layer) -> tuple[int, int]:

@@ -62,6 +62,8 @@ class Surroundings:
     residual: Residual = ""
     """Whether a way of fewer layers is added to what it gives: it is the `last` of a branch that is
     longer by several, or `alone` in one that is longer by itself."""
+    ends: Behind | None = None
+    """The activation that alone reads that sum, where the layer's channels are those of the sum."""
     joined: tuple[int, ...] = ()
     """The channels of each part, where its input was joined of several for it alone."""
     enlarged: Behind | None = None
@@ -179,13 +181,16 @@ def _facts(view: View, site: Site, node: fx.Node) -> Surroundings:
         assert last is not None
         end = last
     shape = tuple(int(size) for size in node.meta["out_shape"])
+    residual, total = _residual(view, node, end)
+    whole = total is not None and tuple(total.meta["out_shape"]) == shape
     picture = site.op == "conv2d" and len(shape) == 4
     spatial = shape[2:] if site.op == "conv2d" else shape[1:-1]
     maker = node.meta["operand_nodes"][0] if node.meta["operand_nodes"] else None
     return Surroundings(
         norm=norm,
         activation=activation,
-        residual=_residual(view, node, end),
+        residual=residual,
+        ends=_activation_behind(view, total) if total is not None and whole else None,
         joined=_joined(maker, node),
         enlarged=_enlarged(view, maker, node),
         shuffle=_shuffle(end),
@@ -210,6 +215,7 @@ def _of_all(found: Sequence[Surroundings]) -> Surroundings:
     return Surroundings(
         **same,
         activation=_each_time([each.activation for each in found]),
+        ends=_each_time([each.ends for each in found]),
         enlarged=_each_time([each.enlarged for each in found]),
         gate=any(each.gate for each in found),
         conditions=all(each.conditions for each in found),
@@ -331,12 +337,15 @@ def _becomes_a_gate(node: fx.Node) -> bool:
 # ---- What goes around ---------------------------------------------------------------------------
 
 
-def _residual(view: View, layer: fx.Node, node: fx.Node) -> Residual:
-    """Whether a way of fewer layers is added to what a layer gives, scaling and norms between."""
+def _residual(view: View, layer: fx.Node, node: fx.Node) -> tuple[Residual, fx.Node | None]:
+    """Whether a way of fewer layers is added to what a layer gives, scaling and norms between.
+
+    Returns: which, and the sum.
+    """
     for _ in range(MOST_STEPS):
         after = _only_reader(node)
         if after is None:
-            return ""
+            break
         name = str(after.meta.get("name", ""))
         if name in SUMS:
             others = [n for n in after.all_input_nodes if n is not node]
@@ -344,13 +353,13 @@ def _residual(view: View, layer: fx.Node, node: fx.Node) -> Residual:
             around = [n for n in whole if n in view.main and view.depth[n] < view.depth[layer]]
             if around:
                 inside = view.depth[layer] - max(view.depth[n] for n in around)
-                return "alone" if inside == 1 else "last"
+                return "alone" if inside == 1 else "last", after
             if whole:
-                return ""
+                break
         elif name not in facts.VIEWS | SCALED and not _is_norm(after):
-            return ""
+            break
         node = after
-    return ""
+    return "", None
 
 
 def _is_norm(node: fx.Node) -> bool:

@@ -59,7 +59,8 @@ BECAME: dict[tuple[str, str, str], str] = {
         "reactnet: RSign, identity, BatchNorm of norm1, RPReLU of @relu.1"
     ),
     ("resnet", "reactnet", "conv2"): (
-        "reactnet: RSign, the model's own shortcut, BatchNorm of norm2, RPReLU"
+        "reactnet: RSign, the model's own shortcut, BatchNorm of norm2, RPReLU behind the sum, "
+        "of @relu.2"
     ),
     (
         "resnet",
@@ -103,3 +104,12 @@ def test_rows_hold_all_that_reports_need() -> None:
     row = plans("edsr")["body.0.conv1"].row()
     assert (row["state"], row["weight_bits"], row["method"]) == ("packed", 1, "reactnet")
     assert row["macs"] > 0 and row["params"] > 0 and row["form"] == "block"
+
+
+def test_what_stands_behind_a_sum_of_the_model_learns_goes_or_stays() -> None:
+    found = became("resnet", "bidense")["conv2"]
+    assert found.endswith("BatchNorm of norm2, PReLU behind the sum, of @relu.2")
+    assert became("resnet", "bireal")["conv2"].endswith("@relu.2 behind the sum let go")
+    assert "behind the sum" not in became("resnet", "xnor")["conv2"]
+    kept = became("resnet", ends="keep")["conv2"]
+    assert kept.endswith("BatchNorm of norm2, RPReLU")

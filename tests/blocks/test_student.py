@@ -21,7 +21,7 @@ from bitcompress.blocks import (
 from bitcompress.errors import NotPackable, RecipeError, UsageError
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
-from bitcompress.layers.binary import METHODS, PackedBlock
+from bitcompress.layers.binary import METHODS, EndActivation, PackedBlock
 
 from ..makes import PAIRS, REST, Make, made
 
@@ -135,7 +135,8 @@ def test_timesteps_choose_rows_in_mixed_batches() -> None:
     with pytest.raises(UsageError, match="out of range"):
         student(x, torch.tensor([3, 100]))
     with pytest.raises(UsageError, match="whole numbers"):
-        student(x, timestep=t.float())
+        student(x, timestep=t + 0.5)
+    assert torch.equal(run(student, {"x": x, "timestep": t.float()})[0], both)
 
 
 @pytest.mark.parametrize(
@@ -197,3 +198,17 @@ def test_what_cannot_be_is_refused() -> None:
     settle(student, [model.example])
     with pytest.raises(UsageError, match="insert its blocks anew"):
         settle(student, [model.example])
+
+
+def test_an_activation_behind_a_sum_starts_as_it_was_and_learns() -> None:
+    model = made("resnet")
+    plan = prepare_binary(model.net, model.example, BlockPolicy("reactnet", min_channels=16))
+    student = insert_blocks(plan)
+    ends = [m for m in student.modules() if isinstance(m, EndActivation)]
+    assert len(ends) == sum(each.takes_end for each in plan.plans) > 0
+    assert all(bool((end.act.slope == 0.25).all()) for end in ends)  # a ReLU behind a norm
+    blocks = blocks_of(student)
+    assert blocks["net.conv2"].activation is None  # one behind the sum is enough
+    x = model.example if isinstance(model.example, torch.Tensor) else model.example[0]
+    student.train()(x).square().mean().backward()
+    assert all(p.grad is not None for end in ends for p in end.parameters())

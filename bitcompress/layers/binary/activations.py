@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from bitcompress.errors import UsageError
 from bitcompress.packed.binary import TailStep, shaped
 
+PUBLISHED = 0.25
+"""The slope at which PReLU, RPReLU and TaA start in their papers."""
+
 
 class Activation(nn.Module, ABC):
     """leaky(z + before; slope) + after, rows of (K, O) chosen by the time group; as steps."""
@@ -76,7 +79,7 @@ class _Moved(torch.autograd.Function):
 class PReLU(Activation):
     """z where z >= 0, else slope z, a slope for each channel."""
 
-    def __init__(self, channels: int, groups: int = 1, slope: float = 0.25) -> None:
+    def __init__(self, channels: int, groups: int = 1, slope: float = PUBLISHED) -> None:
         super().__init__(channels, groups, slope, False)
 
 
@@ -86,7 +89,7 @@ class RPReLU(Activation):
     Source: ReActNet (ECCV 2020), section 4.2. Differs: the sign of c0 (added, not subtracted).
     """
 
-    def __init__(self, channels: int, slope: float = 0.25) -> None:
+    def __init__(self, channels: int, slope: float = PUBLISHED) -> None:
         super().__init__(channels, 1, slope, True)
 
 
@@ -96,7 +99,7 @@ class TaA(Activation):
     Source: BI-DiffSR (NeurIPS 2024), section 3.4.
     """
 
-    def __init__(self, channels: int, groups: int, slope: float = 0.25) -> None:
+    def __init__(self, channels: int, groups: int, slope: float = PUBLISHED) -> None:
         super().__init__(channels, groups, slope, True)
 
 
@@ -104,15 +107,19 @@ ABSORBED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 """Activations of a float model that a block can take over."""
 
 
-def slope_of(activation: nn.Module | None, channels: int) -> Tensor | float | None:
-    """What an activation does to negative numbers: a factor, or one a channel.
+def slope_of(
+    activation: nn.Module | None, channels: int, *, normed: bool = False
+) -> Tensor | float | None:
+    """What an activation does to negative numbers at first: a factor, or one a channel.
 
+    A ReLU behind a batch norm starts as published, with 0.25: what is negative would get no
+    gradient at first, and a network of signs that is trained anew falls behind by it.
     Raises: UsageError if it does something else.
     """
     if activation is None:
         return None
     if isinstance(activation, nn.ReLU):
-        return 0.0
+        return PUBLISHED if normed else 0.0
     if isinstance(activation, nn.LeakyReLU):
         return float(activation.negative_slope)
     if isinstance(activation, nn.PReLU):

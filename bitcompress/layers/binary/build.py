@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitcompress.errors import NotPackable, UsageError
-from bitcompress.layers.binary.activations import Activation, PReLU, RPReLU, TaA, slope_of
+from bitcompress.layers.binary.activations import (
+    PUBLISHED,
+    Activation,
+    PReLU,
+    RPReLU,
+    TaA,
+    slope_of,
+)
 from bitcompress.layers.binary.axes import PICTURES, TOKENS
 from bitcompress.layers.binary.block import BinaryBlock
 from bitcompress.layers.binary.clock import Clock
@@ -94,7 +101,7 @@ def binary_block(
     block_norm = norm_of(_norm_kind(spec, rule, norm), cout, norm, axis)
     if norm is not None and block_norm is None:
         raise UsageError("a block without norm cannot absorb one: leave it in the model")
-    act = _activation(rule, spec, activation, cout)
+    act = _activation(rule, spec, activation, cout, normed=isinstance(block_norm, ChannelBatchNorm))
     left = _absorb_bias(bias, block_norm, act, rule)
     made = BinaryBlock(
         spec, _threshold(rule, spec, cin, axis),
@@ -141,15 +148,15 @@ def _threshold(rule: Method, spec: BlockSpec, channels: int, axis: int) -> Thres
 
 
 def _activation(
-    rule: Method, spec: BlockSpec, given: nn.Module | None, channels: int
+    rule: Method, spec: BlockSpec, given: nn.Module | None, channels: int, *, normed: bool
 ) -> Activation | None:
-    slope = slope_of(given, channels)
-    if rule.activation == "none" or (rule.activation == "prelu" and given is None):
+    slope = slope_of(given, channels, normed=normed)
+    absent = rule.activation == "none" or (rule.activation == "prelu" and given is None)
+    if absent or not spec.activation:
         if given is not None:
             raise UsageError("this method has no activation: leave it in the model")
         return None
-    published = 0.25
-    start = published if spec.start == "scratch" else 1.0
+    start = PUBLISHED if spec.start == "scratch" else 1.0
     if rule.activation == "prelu":
         made: Activation = PReLU(channels, spec.activation_groups, start)
     elif rule.activation == "taa":

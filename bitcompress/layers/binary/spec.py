@@ -97,9 +97,10 @@ class BlockSpec:
 
     method: of METHODS. groups: time groups, for timed methods. timed: which tables have a row for
     each. dab_scale: where DAB's scale is shared. norm: None takes the absorbed norm of the float
-    model, else the method's own. shortcut: False leaves it out. learn_shortcut: whether its gain
-    learns. pad_value: 0, or the sign that stands outside the picture. start: `trained` starts an
-    activation as the identity or as the one absorbed, `scratch` as published.
+    model, else the method's own. shortcut: False leaves it out. activation: False leaves
+    that out, where one behind a sum of the model's own has its place. learn_shortcut: whether its
+    gain learns. pad_value: 0, or the sign that stands outside the picture. start: `trained` starts
+    an activation as the identity or as the one absorbed, `scratch` as published.
     """
 
     method: str
@@ -107,6 +108,7 @@ class BlockSpec:
     dab_scale: DabScale = "tensor"
     norm: Norm | None = None
     shortcut: bool = True
+    activation: bool = True
     pad_value: int = 0
     learn_shortcut: bool = False
     start: Start = "trained"
