@@ -46,12 +46,13 @@ class Sizes:
 class Captured:
     """A model written down.
 
-    inputs: the names and example tensors, in the order of the graph.
+    inputs: the names and example tensors, in the order of the graph; outputs: names of a dict.
     """
 
     program: Any
     inputs: dict[str, Tensor]
     sizes: Sizes
+    outputs: tuple[str, ...] = ()
 
 
 class _Bare(nn.Module):
@@ -60,11 +61,25 @@ class _Bare(nn.Module):
     def __init__(self, model: Rewritten, names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.names = model, tuple(names)
+        self.outputs: tuple[str, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Any:
         """What the packed model gives on these inputs, in the order of `names`."""
         with writing_down():
-            return run_once(self.model, dict(zip(self.names, inputs, strict=True)))
+            made = run_once(self.model, dict(zip(self.names, inputs, strict=True)))
+        self.outputs = _output_names(made)
+        return made
+
+
+def _output_names(made: Any) -> tuple[str, ...]:
+    """The keys of a dict of tensors; () where outputs have no names of their own."""
+    if not isinstance(made, Mapping):
+        return ()
+    plain = all(
+        isinstance(key, str) and key.isidentifier() and isinstance(value, Tensor)
+        for key, value in made.items()
+    )
+    return tuple(made) if plain else ()
 
 
 def run_once(model: Rewritten, named: Mapping[str, Tensor]) -> Any:
@@ -132,7 +147,8 @@ def captures(
         progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
         try:
             inputs = {name: _sized(value, step) for name, value in named.items()}
-            program = _program(model, inputs, step)
+            bare = _Bare(model, tuple(inputs)).eval()
+            program = _program(bare, inputs, step)
             stuck = step and _fixed(program, inputs, step)
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -142,7 +158,7 @@ def captures(
         if stuck:
             reason = stuck
             continue
-        yield Captured(program, inputs, Sizes(step, reason))
+        yield Captured(program, inputs, Sizes(step, reason), bare.outputs)
 
 
 def _sized(value: Tensor, step: int) -> Tensor:
@@ -164,7 +180,7 @@ def _sized(value: Tensor, step: int) -> Tensor:
     return made
 
 
-def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
+def _program(bare: _Bare, inputs: Mapping[str, Tensor], step: int) -> Any:
     dim = torch.export.Dim
     free: list[dict[int, Any]] = []
     names = {2: "height", 3: "width"}
@@ -180,7 +196,7 @@ def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
         free.append(axes)
     with torch.no_grad(), quiet():
         return torch.export.export(
-            _Bare(model, tuple(inputs)).eval(), tuple(inputs.values()), strict=False,
+            bare, tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),
         )  # fmt: skip
 
