@@ -61,25 +61,20 @@ class _Bare(nn.Module):
     def __init__(self, model: Rewritten, names: Sequence[str]) -> None:
         super().__init__()
         self.model, self.names = model, tuple(names)
-        self.outputs: tuple[str, ...] = ()
 
     def forward(self, *inputs: Tensor) -> Any:
         """What the packed model gives on these inputs, in the order of `names`."""
         with writing_down():
-            made = run_once(self.model, dict(zip(self.names, inputs, strict=True)))
-        self.outputs = _output_names(made)
-        return made
+            return run_once(self.model, dict(zip(self.names, inputs, strict=True)))
 
 
-def _output_names(made: Any) -> tuple[str, ...]:
+def _output_names(program: Any) -> tuple[str, ...]:
     """The keys of a dict of tensors; () where outputs have no names of their own."""
-    if not isinstance(made, Mapping):
+    spec = program.call_spec.out_spec
+    if spec.type is not dict or not all(part.is_leaf() for part in spec.children()):
         return ()
-    plain = all(
-        isinstance(key, str) and key.isidentifier() and isinstance(value, Tensor)
-        for key, value in made.items()
-    )
-    return tuple(made) if plain else ()
+    keys = tuple(spec.context)
+    return keys if all(isinstance(key, str) and key.isidentifier() for key in keys) else ()
 
 
 def run_once(model: Rewritten, named: Mapping[str, Tensor]) -> Any:
@@ -158,7 +153,7 @@ def captures(
         if stuck:
             reason = stuck
             continue
-        yield Captured(program, inputs, Sizes(step, reason), bare.outputs)
+        yield Captured(program, inputs, Sizes(step, reason), _output_names(program))
 
 
 def _sized(value: Tensor, step: int) -> Tensor:
