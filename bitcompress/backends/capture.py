@@ -48,12 +48,13 @@ class Sizes:
 class Captured:
     """A model written down.
 
-    inputs: the names and example tensors, in the order of the graph.
+    inputs: the names and example tensors, in the order of the graph; outputs: names of a dict.
     """
 
     program: Any
     inputs: dict[str, Tensor]
     sizes: Sizes
+    outputs: tuple[str, ...] = ()
     turned: Mapping[int, Turn] = field(default_factory=dict)
     """Of a program of windows (windows.py): which layers see their rows in other places."""
 
@@ -74,6 +75,15 @@ class _Bare(nn.Module):
         """What the packed model gives on these inputs, in the order of `names`."""
         with writing_down():
             return run_once(self.model, dict(zip(self.names, inputs, strict=True)))
+
+
+def _output_names(program: Any) -> tuple[str, ...]:
+    """The keys of a dict of tensors; () where outputs have no names of their own."""
+    spec = program.call_spec.out_spec
+    if spec.type is not dict or not all(part.is_leaf() for part in spec.children()):
+        return ()
+    keys = tuple(spec.context)
+    return keys if all(isinstance(key, str) and key.isidentifier() for key in keys) else ()
 
 
 def run_once(model: Rewritten, named: Mapping[str, Tensor]) -> Any:
@@ -141,7 +151,8 @@ def captures(
         progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
         try:
             inputs = {name: _sized(value, step) for name, value in named.items()}
-            program = _program(model, inputs, step)
+            bare = _Bare(model, tuple(inputs)).eval()
+            program = _program(bare, inputs, step)
             stuck = step and _fixed(program, inputs, step)
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -151,7 +162,7 @@ def captures(
         if stuck:
             reason = stuck
             continue
-        yield Captured(program, inputs, Sizes(step, reason))
+        yield Captured(program, inputs, Sizes(step, reason), _output_names(program))
 
 
 def _sized(value: Tensor, step: int) -> Tensor:
@@ -173,7 +184,7 @@ def _sized(value: Tensor, step: int) -> Tensor:
     return made
 
 
-def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
+def _program(bare: _Bare, inputs: Mapping[str, Tensor], step: int) -> Any:
     dim = torch.export.Dim
     free: list[dict[int, Any]] = []
     names = {2: "height", 3: "width"}
@@ -189,7 +200,7 @@ def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
         free.append(axes)
     with torch.no_grad(), quiet():
         return torch.export.export(
-            _Bare(model, tuple(inputs)).eval(), tuple(inputs.values()), strict=False,
+            bare, tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),
         )  # fmt: skip
 

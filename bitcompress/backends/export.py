@@ -19,6 +19,7 @@ from bitcompress.backends.capture import Captured, captures
 from bitcompress.backends.file import TRANSLATE, file_of
 from bitcompress.backends.metric import check_metric, metric_of
 from bitcompress.backends.session import runtime
+from bitcompress.backends.sizes import sizes_of
 from bitcompress.backends.trials import example_of, trials
 from bitcompress.errors import GateError, OutputError, Unavailable
 from bitcompress.graph.intercept import Rewritten
@@ -173,6 +174,7 @@ def _checked(
     return {
         "file_bytes": len(data),
         "initializer_bytes": weights,
+        "bytes": sizes_of(model, source, weights, len(data), len(proto.graph.node)),
         "nodes": len(proto.graph.node),
         "operators": operators,
         "whole": [whole.row() for whole in wholes],

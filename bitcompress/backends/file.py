@@ -128,7 +128,10 @@ def _name_sizes(model: Any, captured: Captured) -> None:
             for axis, size in enumerate(value.shape)
         ]
         value.shape = onnx_ir.Shape(axes)
+    count = len(model.graph.outputs)
     for number, value in enumerate(model.graph.outputs):
-        value.name = f"output{number or ''}"
+        free = not set(captured.outputs) & set(captured.inputs)
+        named = captured.outputs if free and len(captured.outputs) == count else ()
+        value.name = named[number] if named else f"output{number or ''}"
         if value.shape is not None:
             value.shape = onnx_ir.Shape([s if isinstance(s, int) else None for s in value.shape])

@@ -21,6 +21,7 @@ from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.backends.session import session_of
 from bitcompress.backends.taps import run_packed
 from bitcompress.errors import GateError
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.packed.binary import as_pixels
 from bitcompress.parity import compared, parity
@@ -162,26 +163,30 @@ def check_whole(
     least: float = MIN_DB,
     turned: Mapping[int, Turn] | None = None,
 ) -> tuple[Whole, dict[str, Any]]:
-    """The file against the packed model on one input. Raises: GateError below `least` dB."""
+    """All outputs of the file against the packed model's. Raises: GateError below `least` dB."""
     truth, taps = run_packed(model, named)
     values = opened.run(named)
-    want = compared(truth)
-    made = torch.from_numpy(values[opened.outputs[0]]).double()
     shape = tuple(next(iter(named.values())).shape)
-    if made.shape != want.shape:
-        raise GateError(
-            f"model: the file makes {tuple(made.shape)} of {shape}, not {tuple(want.shape)}"
-        )
-    found = parity(want, made, peak)
-    unequal = float((want != made).double().mean()) if want.numel() else 0.0
-    if found.psnr_db < least:
-        raise GateError(
-            f"model: on an input of {shape} the file is {found.psnr_db:.1f} dB from the packed "
-            f"model, {least:g} dB are needed"
-        )
-    return Whole(
-        shape, found.psnr_db, unequal, _flipped(opened, values, taps, turned or {})
-    ), values
+    wants = [compared(tensor) for tensor in tensors_of(truth)] or [compared(truth)]
+    if len(wants) != len(opened.outputs):
+        raise GateError(f"model: the file has {len(opened.outputs)} outputs, not {len(wants)}")
+    worst, unequal, total = math.inf, 0.0, 0
+    for name, want in zip(opened.outputs, wants, strict=True):
+        made = compared(torch.from_numpy(values[name]))
+        if made.shape != want.shape:
+            raise GateError(
+                f"model: the file makes {tuple(made.shape)} of {shape}, not {tuple(want.shape)}"
+            )
+        found = parity(want, made, peak if name == opened.outputs[0] else None)
+        if found.psnr_db < least:
+            raise GateError(
+                f"model: on an input of {shape} the {name} of the file is {found.psnr_db:.1f} dB "
+                f"from the packed model, {least:g} dB are needed"
+            )
+        worst, total = min(worst, found.psnr_db), total + want.numel()
+        unequal += float((want != made).sum())
+    flipped = _flipped(opened, values, taps, turned or {})
+    return Whole(shape, worst, unequal / max(total, 1), flipped), values
 
 
 def _flipped(

@@ -87,5 +87,11 @@ def summary(report: dict[str, Any], place: Path) -> str:
     nodes = sum(row["nodes"] for row in report["operators"])
     if nodes:
         lines.append(f"gate: {nodes} packed nodes on equal inputs: at most {worst:.1g} apart")
+    if (told := report.get("tensorrt")) is not None:
+        lines.append(
+            f"tensorrt: {told['engine']}"
+            if told["engine"]
+            else f"tensorrt: no engine: {told['reason']}; then {told['command']}"
+        )
     lines.extend(report.get("notes", ()))
     return "\n".join(lines)

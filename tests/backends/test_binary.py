@@ -48,6 +48,7 @@ def packed(net: nn.Module, example: tuple[torch.Tensor, ...], policy: BlockPolic
 def checked(report: dict[str, Any]) -> dict[str, int]:
     """How many nodes of each operator a report tells of, after what every report must say."""
     assert all(row["unequal"] == 0 for row in report["operators"])
+    assert report["bytes"]["rest_bytes_a_node"] <= 200
     assert all(row["flipped_codes"] == 0 and row["psnr_db"] > 100 for row in report["whole"])
     assert len({tuple(row["input"]) for row in report["whole"]}) == 2
     return {row["operator"]: row["nodes"] for row in report["operators"]}
@@ -104,7 +105,7 @@ def test_a_scale_for_each_word_of_channels(ort: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = build_target("bidiffsr-tiny", {"inner": 8, "groups": 4})
+    net = build_target("bidiffsr-tiny", {"spread": 0.05})
     example = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), torch.tensor([700]))
     policy = BlockPolicy(
         "bidiffsr", time_groups=5, min_channels=8, keep=net.float_layers, start="scratch"
@@ -117,7 +118,7 @@ def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> N
     named = dict(zip(("input", "input1", "t"), example, strict=True))
     report = bitcompress.export(student, tmp_path / "m.onnx", named)
     assert {"BitConv2d", "GroupNorm", "Silu"} <= set(checked(report))
-    assert report["sizes"]["step"] == 2
+    assert report["sizes"]["step"] == 2 and report["bytes"]["kept"], report["bytes"]
     session = ort_session(tmp_path / "m.onnx")
     made = []
     for times in ([3, 3], [3, 1999]):

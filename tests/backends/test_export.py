@@ -84,6 +84,7 @@ def test_weights_stay_packed(folder: Path) -> None:
     assert (
         stored <= report["initializer_bytes"] <= 1.1 * (folder / "model.safetensors").stat().st_size
     )
+    assert report["bytes"]["kept"] and report["bytes"]["packed_bytes"] > stored
     assert report["file_bytes"] - report["initializer_bytes"] <= 200 * report["nodes"] + 1000
 
 
@@ -235,6 +236,34 @@ def test_what_cannot_be_translated_is_named_and_nothing_is_left(ort: Any, tmp_pa
     with pytest.raises(GateError, match=r"translate: .*airy_ai.* of act has no form"):
         bitcompress.export(packed, tmp_path / "odd.onnx", (x,))
     assert not list(tmp_path.iterdir())
+
+
+class Two(nn.Module):
+    """Two outputs, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.mask = nn.Conv2d(8, 4, 1)
+        self.score = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Shapes: (N, 3, H, W) -> (N, 4, H, W) and (N, 5)."""
+        y = self.body(x).relu()
+        return {"mask": self.mask(y), "score": self.score(y.mean((2, 3)))}
+
+
+def test_outputs_of_a_dict_keep_their_names(ort: Any, tmp_path: Path) -> None:
+    x = picture(1, 3, 8, 8)
+    packed = bitcompress.quantize(Two().eval(), (x,), bits=2, recipe="minmax", data=[(x,)]).model
+    bitcompress.export(packed, tmp_path / "two.onnx", (x,))
+    session = ort_session(tmp_path / "two.onnx")
+    names = ["mask", "score"]
+    made = dict(zip(names, session.run(names, {"input": x.numpy()}), strict=True))
+    with torch.no_grad():
+        truth = packed(x)
+    for name, value in truth.items():
+        torch.testing.assert_close(torch.from_numpy(made[name]), value, rtol=1e-5, atol=1e-6)
 
 
 def test_run_takes_a_file(folder: Path, tmp_path: Path) -> None:
