@@ -13,10 +13,11 @@ from bitcompress.packed.ops import memory_format_like
 def laid(x: Tensor) -> Tensor:
     """x (N, C, H, W), whose gradient comes back in the order in memory of x.
 
-    Slices and pads behind a block give theirs in another, and batch norm, PReLU and sums of two
+    Slices and pads beside a block give theirs in another, and batch norm, ReLU and sums of two
     orders are many times slower then. A hook and no function: x may be changed in place afterwards.
+    A leaf is left alone, it would keep a hook of every run.
     """
-    if x.requires_grad:
+    if x.requires_grad and not x.is_leaf:
         order = memory_format_like(x)
         x.register_hook(lambda grad: grad.contiguous(memory_format=order))  # type: ignore[no-untyped-call]
     return x
