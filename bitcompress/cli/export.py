@@ -71,7 +71,8 @@ def summary(report: dict[str, Any], place: Path) -> str:
     lines = [
         f"{place}: {report['file_bytes']:,} bytes, {report['nodes']} nodes, weights "
         f"{report['initializer_bytes']:,} bytes; model.safetensors has {report['packed_bytes']:,}",
-        f"takes {free}" + (f" ({sizes['reason']})" if sizes["reason"] else ""),
+        f"takes {free}"
+        + (f" ({why})" if (why := sizes["reason"] or report.get("passed_over")) else ""),
     ]
     for row in report["whole"]:
         shape = "x".join(map(str, row["input"]))

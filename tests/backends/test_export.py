@@ -299,3 +299,15 @@ def test_the_example_program_runs_without_python(folder: Path, tmp_path: Path, o
     assert np.array_equal(made.reshape(24, 34, 3), y.permute(1, 2, 0).numpy())
     refused = subprocess.run([program, *words[:2], "none.onnx", *words[3:]], capture_output=True)
     assert refused.returncode == 1 and refused.stderr.startswith(b"error: ")
+
+
+def test_a_fixed_size_is_explained_by_what_was_passed_over() -> None:
+    from bitcompress.cli.export import summary
+
+    report: dict[str, Any] = {
+        "sizes": {"step": 0, "reason": ""}, "passed_over": "run: another size fails",
+        "file_bytes": 1, "nodes": 1, "initializer_bytes": 1, "packed_bytes": 1, "whole": [],
+        "operators": [],
+    }  # fmt: skip
+    said = summary(report, Path("m.onnx"))
+    assert "takes the one size of the example (run: another size fails)" in said
