@@ -59,7 +59,10 @@ def resolve(
     """
     chosen = recipe if isinstance(recipe, BinaryRecipe) else BinaryRecipe.load(recipe)
     if quick:
-        chosen = chosen.set({"train.steps": chosen.train.quick_steps}, "--quick")
+        few = {"train.steps": chosen.train.quick_steps}
+        if chosen.train.quick_batch is not None:
+            few["train.batch"] = chosen.train.quick_batch
+        chosen = chosen.set(few, "--quick")
     if from_scratch:
         chosen = chosen.set({"train.start": "scratch", "train.distill.share": 0.0})
     if overrides:
@@ -107,7 +110,7 @@ def binarize(
     model: left alone; None trains the recipe's own target.
     data: a folder (labelled pictures, photographs, ...: see `tasks/`), a Task, or batches of the
     model's inputs without labels, on which the student imitates the float model.
-    quick: the recipe's quick_steps; steps that `overrides` name win.
+    quick: the recipe's quick_steps and quick_batch; what `overrides` name wins.
     Returns: a BinaryResult; `save` writes it to a folder.
     Raises: LoadError, CaptureError, RecipeError, DataError; GateError where the loss is no number
     any more or the packed model does not compute what was trained.
@@ -118,14 +121,16 @@ def binarize(
     keep_large_blocks()
     chosen = resolve(recipe, seed, overrides, quick=quick, from_scratch=from_scratch)
     torch.manual_seed(chosen.seed)
-    stages = Stages()
+    stages, say = Stages(), progress or (lambda what, done, total: None)
     with stages("load"):
+        say("open model and data", 0, 0)
         net, source = walk.open_model(model, source, chosen)
         task = walk.open_task(data, score, net, source, chosen)
         example = walk.example_of(net, source, task, example_inputs)
     with stages("prepare"):
+        say("plan blocks", 0, 0)
         planned = walk.plan(net, example, chosen)
-        student = walk.student_of(planned, task, chosen)
+        student = walk.student_of(planned, task, chosen, progress)
     with stages("train"):
         teacher = walk.teacher_of(net, chosen)
         fitted = walk.train(

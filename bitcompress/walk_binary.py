@@ -130,12 +130,14 @@ def plan(net: nn.Module, example: Any, recipe: BinaryRecipe) -> PreparedBlocks:
         raise CaptureError(str(error)) from error
 
 
-def student_of(planned: PreparedBlocks, task: Task, recipe: BinaryRecipe) -> Rewritten:
+def student_of(
+    planned: PreparedBlocks, task: Task, recipe: BinaryRecipe, progress: Progress | None = None
+) -> Rewritten:
     """The trainable binary model, its thresholds and scales set on batches of the task."""
     net = planned.captured.net
     batches = inputs_of(net, task, recipe)
     student = insert_blocks(planned)
-    settle(student, batches, trained=recipe.train.start == "float")
+    settle(student, batches, trained=recipe.train.start == "float", progress=progress)
     return student
 
 

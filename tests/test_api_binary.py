@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import bitcompress
 from bitcompress.errors import CaptureError, DataError, LoadError, RecipeError, UsageError
+from bitcompress.layers.binary import Clock
+from bitcompress.models.convnext_uper import ConvNeXtUper
 
 FEW = {"train.steps": 2, "train.settle_batches": 1, "blocks.min_channels": 8}
 
@@ -75,6 +77,26 @@ def test_inputs_alone_are_enough(recipe: str, tmp_path: Path) -> None:
         assert torch.equal(again(x), result.model(x))
 
 
+def test_a_depth_network_learns_is_packed_and_reported(tmp_path: Path) -> None:
+    """On the one scene that comes with scikit-image, which says nothing about quality."""
+    pytest.importorskip("skimage")
+    torch.manual_seed(0)
+    net = ConvNeXtUper(max_depth=8.0, depths=(1, 1), dims=(16, 32), width=16).eval()
+    over = FEW | {"train.batch": 2, "data.options": {"crop": [64, 96]}}
+    result = bitcompress.binarize(net, recipe="bidense", data="stereo", overrides=over)
+    report = result.report
+    assert report["task"] == "depth" and report["states"]["packed"] > 4
+    assert report["quality"]["packed"] == report["quality"]["binary"]
+    assert 0 <= report["quality"]["packed"]["delta1"] <= 1
+    assert report["parity"]["flipped_share"] == 0
+    assert result.samples[0][1].shape[2] == 3
+    bitcompress.save(result, tmp_path / "o")
+    again = bitcompress.load(tmp_path / "o", model=net).model
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), result.model(x))
+
+
 def test_the_time_chooses_the_tables(timed: bitcompress.BinaryResult) -> None:
     x = pictures(1)[0]
     with torch.no_grad():
@@ -82,6 +104,34 @@ def test_the_time_chooses_the_tables(timed: bitcompress.BinaryResult) -> None:
         alone = [timed.model(x[i : i + 1], torch.tensor([t])) for i, t in enumerate((7, 93))]
     # The float layers sum in another order for another batch.
     assert torch.allclose(both, torch.cat(alone), atol=1e-5)
+
+
+class Noised(Net):
+    """The same, told a noise level."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+        """Shapes: as Net's, sigma (N,) above 0."""
+        return super().forward(x) * (1 + sigma.log().view(-1, 1, 1, 1) / 10)
+
+
+def test_noise_levels_choose_the_tables(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = [{"x": x, "sigma": torch.tensor([0.02, 50.0])} for x in pictures()]
+    over = FEW | {"blocks.time_groups": 3, "data.task": "auto", "train.start": "float",
+                  "target": None}  # fmt: skip
+    with pytest.raises(DataError, match=r"a timestep is 0\.02: .*blocks\.time_span"):
+        bitcompress.binarize(Noised().eval(), recipe="bidiffsr", data=data, overrides=over)
+    over["blocks.time_span"] = [0.002, 80.0]
+    result = bitcompress.binarize(Noised().eval(), recipe="bidiffsr", data=data, overrides=over)
+    bitcompress.save(result, tmp_path / "o")
+    again = bitcompress.load(tmp_path / "o", model=Noised()).model
+    x = pictures(1)[0]
+    with torch.no_grad():
+        for sigma in ([0.02, 50.0], [50.0, 0.02], [1.0, 1e-4]):
+            wanted = result.model(x, torch.tensor(sigma))
+            assert torch.equal(again(x, torch.tensor(sigma)), wanted)
+    clock = next(m for m in again.modules() if isinstance(m, Clock))
+    assert clock.index(2).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def decode(data: bytes, what: str = "model.safetensors") -> Content:
     check_version(int(version) if version.isdecimal() and len(version) < 9 else version, what)
     index = Index.from_text(checks.entry(metadata, "index", what))
     reader = Reader(blobs)
-    clock = None if index.time is None else Clock(index.time.groups, index.time.steps)
+    told = index.time
+    clock = None if told is None else Clock(told.groups, told.steps, told.span)
     content = Content(index, {}, {}, {}, reader.sizes, clock)
     for name, spec in index.entries:
         kind = checks.string(checks.entry(spec, "is", name), f"the kind of {checks.shorten(name)}")

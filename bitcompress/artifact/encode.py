@@ -150,7 +150,7 @@ def _time(model: Rewritten) -> Time | None:
         return None
     clock, source = found
     assert isinstance(clock, Clock)
-    return Time(source.name, clock.groups, clock.steps)
+    return Time(source.name, clock.groups, clock.steps, clock.span)
 
 
 def _put(writer: Writer, item: nn.Module | Slot, name: str, exact: bool) -> Spec:

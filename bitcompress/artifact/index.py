@@ -56,14 +56,28 @@ class Time:
     argument: str
     groups: int
     steps: int
+    span: tuple[float, float] | None = None
+    """Lowest and highest noise level, where it is told one."""
+
+    def to_json(self) -> list[Any]:
+        """As lists, numbers and strings."""
+        return [self.argument, self.groups, self.steps, *(self.span or ())]
 
     @classmethod
     def from_json(cls, value: Any) -> Time:
         """The record in an index. Raises: LoadError."""
-        parts = checks.items(value, "the clock", 3)
+        parts = checks.items(
+            value, "the clock", 5 if isinstance(value, list) and len(value) == 5 else 3
+        )
         argument = checks.string(parts[0], "the argument of the clock")
         groups = checks.integer(parts[1], 1, MOST_STEPS, "the time groups")
-        return cls(argument, groups, checks.integer(parts[2], groups, MOST_STEPS, "the timesteps"))
+        steps = checks.integer(parts[2], groups, MOST_STEPS, "the timesteps")
+        if len(parts) == 3:
+            return cls(argument, groups, steps)
+        low, high = (checks.number(part, "a noise level") for part in parts[3:])
+        if not 0 < low < high:
+            raise LoadError(f"noise levels of {low} to {high} cannot be")
+        return cls(argument, groups, steps, (low, high))
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ class Index:
             "same": dict(self.same),
         }
         if self.time is not None:
-            parts["time"] = [self.time.argument, self.time.groups, self.time.steps]
+            parts["time"] = self.time.to_json()
         text = json.dumps(parts, separators=(",", ":"), allow_nan=False)
         return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 

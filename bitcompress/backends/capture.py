@@ -8,15 +8,17 @@ said in `Captured`.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitcompress.backends.opaque import writing_down
+from bitcompress.backends.quiet import quiet
+from bitcompress.backends.rolls import Turn
+from bitcompress.backends.windows import windowed
 from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.timed import clock_of
@@ -25,6 +27,9 @@ STEPS = (1, 8, 16)
 """Multiples of what picture sizes are tried, where the model does not tell its windows."""
 WINDOWS = ("window", "window_size", "split", "split_size", "windows", "multiple")
 """Attributes by which models tell the sizes of their windows, or of what sizes are multiples."""
+
+
+SIZES = {0: "the sizes of the example", 1: "any size"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,20 @@ class Sizes:
 class Captured:
     """A model written down.
 
-    inputs: the names and example tensors, in the order of the graph.
+    inputs: the names and example tensors, in the order of the graph; outputs: names of a dict.
     """
 
     program: Any
     inputs: dict[str, Tensor]
     sizes: Sizes
+    outputs: tuple[str, ...] = ()
+    turned: Mapping[int, Turn] = field(default_factory=dict)
+    """Of a program of windows (windows.py): which layers see their rows in other places."""
+
+    def in_windows(self) -> Captured:
+        """The same with its window attentions as one node each."""
+        made = windowed(self.program)
+        return replace(self, program=made.program, turned=made.turned)
 
 
 class _Bare(nn.Module):
@@ -62,6 +75,15 @@ class _Bare(nn.Module):
         """What the packed model gives on these inputs, in the order of `names`."""
         with writing_down():
             return run_once(self.model, dict(zip(self.names, inputs, strict=True)))
+
+
+def _output_names(program: Any) -> tuple[str, ...]:
+    """The keys of a dict of tensors; () where outputs have no names of their own."""
+    spec = program.call_spec.out_spec
+    if spec.type is not dict or not all(part.is_leaf() for part in spec.children()):
+        return ()
+    keys = tuple(spec.context)
+    return keys if all(isinstance(key, str) and key.isidentifier() for key in keys) else ()
 
 
 def run_once(model: Rewritten, named: Mapping[str, Tensor]) -> Any:
@@ -114,7 +136,9 @@ def windows_of(model: nn.Module) -> int:
     return math.lcm(*found)
 
 
-def captures(model: Rewritten, example: Any) -> Iterator[Captured]:
+def captures(
+    model: Rewritten, example: Any, progress: Callable[[str], None] = lambda stage: None
+) -> Iterator[Captured]:
     """The model written down, from the freest sizes to fixed ones; failures are passed over.
 
     The caller takes the first that passes its checks.
@@ -124,9 +148,11 @@ def captures(model: Rewritten, example: Any) -> Iterator[Captured]:
     window = windows_of(model)
     steps = (*(STEPS if window == 1 else (1, window)), 0)
     for step in steps:
+        progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
         try:
             inputs = {name: _sized(value, step) for name, value in named.items()}
-            program = _program(model, inputs, step)
+            bare = _Bare(model, tuple(inputs)).eval()
+            program = _program(bare, inputs, step)
             stuck = step and _fixed(program, inputs, step)
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -136,7 +162,7 @@ def captures(model: Rewritten, example: Any) -> Iterator[Captured]:
         if stuck:
             reason = stuck
             continue
-        yield Captured(program, inputs, Sizes(step, reason))
+        yield Captured(program, inputs, Sizes(step, reason), _output_names(program))
 
 
 def _sized(value: Tensor, step: int) -> Tensor:
@@ -158,7 +184,7 @@ def _sized(value: Tensor, step: int) -> Tensor:
     return made
 
 
-def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
+def _program(bare: _Bare, inputs: Mapping[str, Tensor], step: int) -> Any:
     dim = torch.export.Dim
     free: list[dict[int, Any]] = []
     names = {2: "height", 3: "width"}
@@ -172,10 +198,9 @@ def _program(model: Rewritten, inputs: Mapping[str, Tensor], step: int) -> Any:
                 for axis, name in names.items()
             }
         free.append(axes)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), quiet():
         return torch.export.export(
-            _Bare(model, tuple(inputs)).eval(), tuple(inputs.values()), strict=False,
+            bare, tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),
         )  # fmt: skip
 

@@ -5,31 +5,21 @@ Nothing is left behind where a stage fails; the error names the stage.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bitcompress.artifact import LoadedPacked, Source, folder
 from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
-from bitcompress.backends.fuse import fuse
-from bitcompress.backends.layout import channels_last
+from bitcompress.backends.file import TRANSLATE, file_of
 from bitcompress.backends.metric import check_metric, metric_of
-from bitcompress.backends.portable import to_standard
-from bitcompress.backends.session import DIGITS, SEAL, runtime, seal
-from bitcompress.backends.slim import fold, slim
-from bitcompress.backends.translate import translations
+from bitcompress.backends.session import runtime
+from bitcompress.backends.sizes import sizes_of
 from bitcompress.backends.trials import example_of, trials
 from bitcompress.errors import GateError, OutputError, Unavailable
 from bitcompress.graph.intercept import Rewritten
@@ -37,8 +27,6 @@ from bitcompress.graph.intercept import Rewritten
 NAME = "model.onnx"
 REPORT = "model.onnx.json"
 PACKAGES = ("onnx", "onnxscript")
-TRANSLATE = "translate"
-"""The stage in which an operator of torch that no file has is found."""
 PORTABLE = (
     "portable: standard operators alone; the file is small, but its sums are float32: it is not "
     "faster than the float model, and rounding may flip codes, which the decibels above measure"
@@ -60,12 +48,15 @@ def export(
     example: Any = None,
     *,
     portable: bool = False,
+    whole: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a packed model as an ONNX file with operators of domain `bitcompress`.
 
     portable: with standard operators alone, small but not faster (backends/portable.py).
+    whole: attention in windows is one node, and codes pass between nodes; False for TensorRT, whose
+        plugins know neither.
 
     path: the file, or a folder for model.onnx. A report of the gate lies beside it. example: inputs
     as the model takes them; not needed for models of known tasks.
@@ -77,7 +68,9 @@ def export(
         (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
     )
     inputs = example_of(example, source, model)
-    made = build(model, source, inputs, progress or (lambda stage: None), portable=portable)
+    made = build(
+        model, source, inputs, progress or (lambda stage: None), portable=portable, whole=whole
+    )
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
@@ -117,6 +110,7 @@ def build(
     progress: Progress,
     *,
     portable: bool = False,
+    whole: bool = True,
 ) -> Exported:
     """The file of a packed model that passed the gate, with the report of it.
 
@@ -124,13 +118,15 @@ def build(
     """
     _packages()
     refused = ""
-    progress("writing the model down")
-    for captured in captures(model.eval(), example):
+    for plain in captures(model.eval(), example, progress):
         for optimize in (True, False):
+            fused = optimize and whole and not portable
+            captured = plain.in_windows() if fused else plain
             try:
-                progress("translating" if optimize else "translating once more, as it is")
-                file = _translated(captured, source, optimize=optimize, portable=portable)
-                progress("checking")
+                file = file_of(
+                    captured, source, progress, optimize=optimize, portable=portable, codes=fused
+                )
+                progress("checking the file against the packed model")
                 report = _checked(file, model, captured, source, portable=portable)
             except GateError as error:
                 refused = refused or str(error)
@@ -153,103 +149,6 @@ def _packages() -> None:
             ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to themselves what the exporter prints and warns of."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def _translated(
-    captured: Captured, source: Source | None, *, optimize: bool, portable: bool
-) -> bytes:
-    """The bytes of the file. Raises: GateError naming what cannot be translated."""
-    with _quiet():
-        try:
-            from onnx_ir.passes import common
-
-            made = torch.onnx.export(
-                captured.program, dynamo=True, verbose=False, optimize=False,
-                custom_translation_table=translations(),
-            )  # fmt: skip
-            assert made is not None
-            model = made.model
-            if optimize:
-                fold(model)
-            if portable:
-                to_standard(model)
-            elif optimize:
-                channels_last(model)
-                common.RemoveUnusedNodesPass()(model)
-                fuse(model)
-            slim(model)
-            _name_sizes(model, captured)
-            model.metadata_props.update(_metadata(source, captured))
-            import onnx_ir
-
-            proto = onnx_ir.to_proto(model)
-        except Exception as error:
-            raise GateError(f"{TRANSLATE}: {_untranslated(error, captured.program)}") from error
-    return seal(bytes(proto.SerializeToString()))
-
-
-FAILED_NODE = re.compile(r"translating node %?(\w+)")
-
-
-def _untranslated(error: BaseException, program: Any) -> str:
-    """Which operator of torch could not be translated, and the module that made it."""
-    said: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        said.append(" ".join(str(cause).split()))
-        cause = cause.__cause__ or cause.__context__
-    named = next((found for found in map(FAILED_NODE.search, said) if found), None)
-    for node in program.graph.nodes:
-        if named and node.name == named.group(1):
-            module = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
-            where = module.removeprefix("model.").removeprefix("net.") or "the model"
-            return f"{node.target} of {where} has no form in ONNX ({said[-1][:160]})"
-    return said[-1][:300]
-
-
-def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:
-    """What a runner must know, in the file itself; the digest is filled in last."""
-    told = {
-        "operators": schema.VERSION,
-        "scale": None if source is None else source.scale,
-        "image_range": None if source is None else source.image_range,
-        "task": None if source is None else source.task,
-        "step": captured.sizes.step,
-    }
-    return {"bitcompress": json.dumps(told), SEAL.decode(): "0" * DIGITS}
-
-
-def _name_sizes(model: Any, captured: Captured) -> None:
-    """Call free sizes what they are; inputs keep the names of the model's arguments."""
-    import onnx_ir
-
-    words = ("batch", None, "height", "width")
-    for value, (name, tensor) in zip(model.graph.inputs, captured.inputs.items(), strict=True):
-        value.name = name
-        axes = [
-            size
-            if isinstance(size, int)
-            else (words[axis] if tensor.dim() == 4 else f"{name}_{axis}")
-            for axis, size in enumerate(value.shape)
-        ]
-        value.shape = onnx_ir.Shape(axes)
-    for number, value in enumerate(model.graph.outputs):
-        value.name = f"output{number or ''}"
-        if value.shape is not None:
-            value.shape = onnx_ir.Shape([s if isinstance(s, int) else None for s in value.shape])
-
-
 def _checked(
     data: bytes, model: Rewritten, captured: Captured, source: Source | None, *, portable: bool
 ) -> dict[str, Any]:
@@ -265,15 +164,7 @@ def _checked(
     wholes = []
     operators: list[dict[str, Any]] = []
     for named in trials(captured):
-        try:
-            whole, values = gate.check_whole(model, opened, named, peak, least)
-        except GateError:
-            raise
-        except Exception as error:
-            sizes = [tuple(value.shape) for value in named.values()]
-            raise GateError(
-                f"run: ONNX Runtime fails on {sizes}: {' '.join(str(error).split())[:300]}"
-            ) from error
+        whole, values = gate.check_whole(model, opened, named, peak, least, captured.turned)
         wholes.append(whole)
         operators = operators or gate.check_nodes(opened, values)
     metric = metric_of(model, opened, captured, source)
@@ -283,6 +174,7 @@ def _checked(
     return {
         "file_bytes": len(data),
         "initializer_bytes": weights,
+        "bytes": sizes_of(model, source, weights, len(data), len(proto.graph.node)),
         "nodes": len(proto.graph.node),
         "operators": operators,
         "whole": [whole.row() for whole in wholes],

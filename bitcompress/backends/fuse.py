@@ -34,11 +34,16 @@ def fuse(model: Any) -> None:
                 pass
 
 
-def _ints(node: Any, name: str) -> list[int]:
-    return list(node.attributes[name].value) if name in node.attributes else []
+def ints_of(node: Any, name: str) -> list[int]:
+    """The integers of an attribute; none where it does not stand."""
+    if name not in node.attributes:
+        return []
+    value = node.attributes[name].value
+    return [int(value)] if isinstance(value, int) else list(value)
 
 
-def _set(node: Any, name: str, value: Any) -> None:
+def set_attribute(node: Any, name: str, value: Any) -> None:
+    """Give a node an integer, a float or a list of integers."""
     import onnx_ir as ir
 
     kinds: dict[type, Callable[..., Any]] = {
@@ -62,9 +67,9 @@ def _place(node: Any) -> int:
     return [p.name for p in OPERATORS[node.op_type].inputs].index("operand0")
 
 
-def _add_operands(node: Any, values: list[Any]) -> bool:
+def add_operands(node: Any, values: list[Any]) -> bool:
     """Put values behind the operands that a node has; False where there is no room."""
-    held = operands_of(_ints(node, "head")) + operands_of(_ints(node, "tail"))
+    held = operands_of(ints_of(node, "head")) + operands_of(ints_of(node, "tail"))
     if held + len(values) > OPERANDS:
         return False
     for number, value in enumerate(values):
@@ -83,10 +88,10 @@ def _take_head(graph: Any, node: Any) -> None:
     if not rows or not _is(norm, "LayerNorm", DOMAIN) or _alone(x) is not node:
         return
     affine = list(norm.inputs[1:3])
-    if len(affine) < 2 or None in affine or not _add_operands(node, affine):
+    if len(affine) < 2 or None in affine or not add_operands(node, affine):
         return
-    _set(node, "head", [NUMBERS["norm"]])
-    _set(node, "eps", float(norm.attributes["eps"].value))
+    set_attribute(node, "head", [NUMBERS["norm"]])
+    set_attribute(node, "eps", float(norm.attributes["eps"].value))
     node.replace_input_with(0, norm.inputs[0])
     graph.remove(norm, safe=True)
 
@@ -105,13 +110,13 @@ def _take_tail(graph: Any, node: Any) -> bool:
     if step is None:
         return False
     kind, operands = step
-    if not _add_operands(node, operands):
+    if not add_operands(node, operands):
         return False
     if any(value.producer() is not None for value in operands):
         # What is added must be there before the layer runs: it moves down to its tail.
         graph.remove(node)
         graph.insert_before(following, node)
-    _set(node, "tail", [*_ints(node, "tail"), NUMBERS[kind]])
+    set_attribute(node, "tail", [*ints_of(node, "tail"), NUMBERS[kind]])
     made = following.outputs[0]
     name, shape, dtype = made.name, made.shape, made.dtype
     made.replace_all_uses_with(out, replace_graph_outputs=True)
@@ -156,7 +161,7 @@ def _fits(node: Any, value: Any) -> bool:
 def _constant(node: Any, number: float) -> Any:
     import onnx_ir as ir
 
-    name = f"{node.outputs[0].name}_leak{len(_ints(node, 'tail'))}"
+    name = f"{node.outputs[0].name}_leak{len(ints_of(node, 'tail'))}"
     value = ir.Value(name=name, const_value=ir.tensor(np.array([number], np.float32), name=name))
     value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([1])
     node.graph.register_initializer(value)
@@ -172,7 +177,7 @@ def _take_turn(graph: Any, node: Any) -> None:
     n = len(perm)
     if perm == [*range(n - 2), n - 1, n - 2]:
         node.replace_input_with(1, turn.inputs[0])
-        _set(node, "turned", 1)
+        set_attribute(node, "turned", 1)
         graph.remove(turn, safe=True)
 
 
@@ -184,7 +189,7 @@ def _take_factor(graph: Any, node: Any) -> None:
     for index in (0, 1):
         value = scaled.inputs[index]
         if value.is_initializer() and value.const_value.size == 1:
-            _set(node, "factor", float(value.const_value.numpy().reshape(())))
+            set_attribute(node, "factor", float(value.const_value.numpy().reshape(())))
             node.replace_input_with(0, scaled.inputs[1 - index])
             graph.remove(scaled, safe=True)
             return

@@ -16,18 +16,21 @@ import torch
 from torch import Tensor
 
 from bitcompress.backends import reference
-from bitcompress.backends.capture import run_once
-from bitcompress.backends.schema import DOMAIN
+from bitcompress.backends.rolls import Turn
+from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.backends.session import session_of
+from bitcompress.backends.taps import run_packed
 from bitcompress.errors import GateError
+from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.intercept import Rewritten
-from bitcompress.packed.tape import set_recorder
+from bitcompress.packed.binary import as_pixels
 from bitcompress.parity import compared, parity
 
 MIN_DB = 50.0
 """How close the outputs of the packed model and of the file must be."""
 PORTABLE_DB = 25.0
 """Likewise where sums are float32: their rounding flips codes, and a flip of 2 bits spreads."""
+LAYERS = ("BitConv2d", "BitConv2dCodes", "BitLinear", "BitLinearCodes")
 TOLERANCE = 1e-5
 """Of a node on equal inputs, relative to its largest number."""
 
@@ -64,37 +67,6 @@ def check_file(proto: Any) -> None:
         ) from error
 
 
-class _Taps:
-    """A recorder that keeps what goes into linears and convolutions, in order (packed/tape.py)."""
-
-    def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
-
-    def step(self, kind: str, target: Any, inputs: Sequence[Tensor], compute: Any) -> Tensor:
-        """Run the step, and keep its input."""
-        if kind in ("linear", "conv2d"):
-            self.inputs.append(inputs[0].detach().clone())
-        before = set_recorder(None)
-        try:
-            made: Tensor = compute()
-        finally:
-            set_recorder(before)
-        return made
-
-
-def run_packed(model: Rewritten, named: Mapping[str, Tensor]) -> tuple[Any, list[Tensor]]:
-    """The packed model's output in torch, and what went into its linears and convolutions."""
-    taps = _Taps()
-    with torch.no_grad():
-        made = run_once(model, named)
-        before = set_recorder(taps)
-        try:
-            run_once(model, named)
-        finally:
-            set_recorder(before)
-    return made, taps.inputs
-
-
 class Opened:
     """A file with every input and output of our nodes made an output of the graph."""
 
@@ -107,6 +79,8 @@ class Opened:
         }
         self.outputs = [value.name for value in proto.graph.output]
         self.inputs = [value.name for value in proto.graph.input]
+        types = onnx.TensorProto
+        codes = {n.output[0] for n in self.nodes if OPERATORS[n.op_type].codes}
         wide = onnx.ModelProto()
         wide.CopyFrom(proto)
         seen = {*self.constants, *self.outputs, *self.inputs}
@@ -117,7 +91,9 @@ class Opened:
                     seen.add(name)
                     shown.append(name)
                     wide.graph.output.append(
-                        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                        onnx.helper.make_tensor_value_info(
+                            name, types.UINT8 if name in codes else types.FLOAT, None
+                        )
                     )
         self.shown = shown
         self.session = session_of(wide.SerializeToString(), "the exported file", 1)
@@ -126,7 +102,13 @@ class Opened:
         """Every value that our nodes read or write, and the outputs."""
         feed = {name: value.numpy() for name, value in named.items()}
         names = [*self.outputs, *self.shown]
-        made = dict(zip(names, self.session.run(names, feed), strict=True))
+        try:
+            made = dict(zip(names, self.session.run(names, feed), strict=True))
+        except Exception as error:
+            sizes = [tuple(value.shape) for value in named.values()]
+            raise GateError(
+                f"run: ONNX Runtime fails on {sizes}: {' '.join(str(error).split())[:300]}"
+            ) from error
         return {**self.constants, **feed, **made}
 
     def node_inputs(self, node: Any, values: Mapping[str, Any]) -> list[Any]:
@@ -179,36 +161,51 @@ def check_whole(
     named: Mapping[str, Tensor],
     peak: float | None,
     least: float = MIN_DB,
+    turned: Mapping[int, Turn] | None = None,
 ) -> tuple[Whole, dict[str, Any]]:
-    """The file against the packed model on one input. Raises: GateError below `least` dB."""
+    """All outputs of the file against the packed model's. Raises: GateError below `least` dB."""
     truth, taps = run_packed(model, named)
     values = opened.run(named)
-    want = compared(truth)
-    made = torch.from_numpy(values[opened.outputs[0]]).double()
     shape = tuple(next(iter(named.values())).shape)
-    if made.shape != want.shape:
-        raise GateError(
-            f"model: the file makes {tuple(made.shape)} of {shape}, not {tuple(want.shape)}"
-        )
-    found = parity(want, made, peak)
-    unequal = float((want != made).double().mean()) if want.numel() else 0.0
-    if found.psnr_db < least:
-        raise GateError(
-            f"model: on an input of {shape} the file is {found.psnr_db:.1f} dB from the packed "
-            f"model, {least:g} dB are needed"
-        )
-    return Whole(shape, found.psnr_db, unequal, _flipped(opened, values, taps)), values
+    wants = [compared(tensor) for tensor in tensors_of(truth)] or [compared(truth)]
+    if len(wants) != len(opened.outputs):
+        raise GateError(f"model: the file has {len(opened.outputs)} outputs, not {len(wants)}")
+    worst, unequal, total = math.inf, 0.0, 0
+    for name, want in zip(opened.outputs, wants, strict=True):
+        made = compared(torch.from_numpy(values[name]))
+        if made.shape != want.shape:
+            raise GateError(
+                f"model: the file makes {tuple(made.shape)} of {shape}, not {tuple(want.shape)}"
+            )
+        found = parity(want, made, peak if name == opened.outputs[0] else None)
+        if found.psnr_db < least:
+            raise GateError(
+                f"model: on an input of {shape} the {name} of the file is {found.psnr_db:.1f} dB "
+                f"from the packed model, {least:g} dB are needed"
+            )
+        worst, total = min(worst, found.psnr_db), total + want.numel()
+        unequal += float((want != made).sum())
+    flipped = _flipped(opened, values, taps, turned or {})
+    return Whole(shape, worst, unequal / max(total, 1), flipped), values
 
 
-def _flipped(opened: Opened, values: Mapping[str, Any], taps: Sequence[Tensor]) -> float:
+def _flipped(
+    opened: Opened,
+    values: Mapping[str, Any],
+    taps: Sequence[tuple[str, Tensor]],
+    turned: Mapping[int, Turn],
+) -> float:
     """The share of codes that differ between torch and the file; NaN where layers do not pair."""
-    layers = [node for node in opened.nodes if node.op_type in ("BitConv2d", "BitLinear")]
+    layers = [node for node in opened.nodes if node.op_type in LAYERS]
     if len(layers) != len(taps):
         return math.nan
     flipped = total = 0
-    for node, x in zip(layers, taps, strict=True):
+    for number, (node, (kind, x)) in enumerate(zip(layers, taps, strict=True)):
+        x = torch.roll(x, *turned[number]) if number in turned else x
         attributes = attributes_of(node)
         inputs = opened.node_inputs(node, values)
+        if kind == "linear" and node.op_type.startswith("BitConv2d"):  # a block of tokens
+            x = as_pixels(x)
         mine = reference.codes(node.op_type, inputs, attributes)
         if attributes["input_bits"] == 1 and (len(inputs) < 8 or inputs[7] is None):
             rows = x.permute(0, 2, 3, 1) if x.dim() == 4 else x

@@ -30,7 +30,7 @@ from bitcompress.packed.unit import unit
 from bitcompress.quant.length import length_factor
 
 
-def _grids(
+def product_grids(
     parts: Sequence[Tensor], bits: Sequence[int], per_row: bool, per_length: Sequence[int],
     shortest: Sequence[int], length: int,
 ) -> ProductGrids:  # fmt: skip
@@ -53,7 +53,7 @@ def product(
     per_length: Sequence[int], shortest: Sequence[int],
 ) -> Tensor:  # fmt: skip
     """a b on codes. Shapes: a (..., M, K), b (..., K, N), grids 1 or one a head."""
-    return multiply(a, b, _grids(grids, bits, per_row, per_length, shortest, a.shape[-1]))
+    return multiply(a, b, product_grids(grids, bits, per_row, per_length, shortest, a.shape[-1]))
 
 
 @product.register_fake
@@ -68,8 +68,8 @@ def attention(
     multiplies: Sequence[int], repeats: Sequence[int],
 ) -> Tensor:  # fmt: skip
     """softmax(terms(q k)) v on codes; matrix b has entry (b / repeat) mod T of a term (T, M, N)."""
-    qk = _grids(grids[:4], bits[:2], False, per_length[:2], shortest[:2], q.shape[-1])
-    av = _grids(grids[4:], bits[2:], per_row, per_length[2:], shortest[2:], k.shape[-1])
+    qk = product_grids(grids[:4], bits[:2], False, per_length[:2], shortest[:2], q.shape[-1])
+    av = product_grids(grids[4:], bits[2:], per_row, per_length[2:], shortest[2:], k.shape[-1])
     batch, sizes = math.prod(q.shape[:-2]), (q.shape[-2], k.shape[-1])
     made = [
         Term(t[:, None], bool(times), (batch // (len(t) * repeat), len(t), repeat, *sizes))

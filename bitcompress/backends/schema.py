@@ -18,14 +18,14 @@ DOMAIN = "bitcompress"
 VERSION = 1
 """Of the domain: operators and stored form. A library refuses what it does not know."""
 
-Kind = Literal["real", "bytes", "parameter"]
+Kind = Literal["real", "number", "bytes", "parameter"]
 Count = Literal["one", "optional"]
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input. real: float32 that changes from run to run; bytes: uint8; parameter: float32 or
-    float16, an initialiser."""
+    """An input. real: float32 that changes from run to run; number: likewise, or uint8 where it was
+    cut into codes already; bytes: uint8; parameter: float32 or float16, an initialiser."""
 
     name: str
     kind: Kind
@@ -45,12 +45,13 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator, which has one output `y` of float32."""
+    """One operator, which has one output `y`: float32, or uint8 where it gives codes."""
 
     name: str
     text: str
     inputs: tuple[Port, ...]
     attributes: tuple[Attribute, ...] = ()
+    codes: bool = False
 
 
 STEPS = (
@@ -61,7 +62,7 @@ OPERANDS, TERMS = 6, 4
 """How many operands the steps of a node may have, and how many terms an attention."""
 
 _LAYER_PORTS = (
-    Port("x", "real", "what is cut into codes"),
+    Port("x", "number", "what is cut into codes, or was"),
     Port("weight", "bytes", "codes in stored form"),
     Port("weight_scale", "parameter", "(1,) or one an output"),
     Port("weight_offset", "parameter", "likewise"),
@@ -94,6 +95,54 @@ _RULES = (
     Attribute("shortest", "ints", "of each operand: below which length its grid grows, or 0"),
 )
 
+_CONV = (
+    *_WIDTHS,
+    Attribute("strides", "ints", "(height, width)", (1, 1)),
+    Attribute("pads", "ints", "(height, width), at both sides", (0, 0)),
+    Attribute("dilations", "ints", "(height, width)", (1, 1)),
+    Attribute("group", "int", "groups of channels", 1),
+    Attribute("x_last", "int", "1: x is (N, H, W, C)", 0),
+    Attribute("y_last", "int", "1: y is (N, H, W, C)", 0),
+    *_STEPS,
+)
+_OUT = (
+    Port("out_scale", "parameter", "(1,) or one a channel: by which y is cut", "optional"),
+    Port("out_offset", "parameter", "likewise", "optional"),
+)
+_OUT_BITS = Attribute("out_bits", "ints", "of y, 1 to 8: one, or one a channel")
+_PRODUCT_GRIDS = tuple(
+    Port(f"{of}_{part}", "parameter", "one, or one for each along the last lead")
+    for of in "qkpv"
+    for part in ("scale", "offset")
+)
+_TERMS = tuple(
+    Port(f"term{i}", "real", "(T, M or 1, N or 1), done to the logits", "optional")
+    for i in range(TERMS)
+)
+_ATTENDS = (
+    Attribute("bits", "ints", "of q, k, the weights and v"),
+    Attribute("per_row", "int", "1: weights are cut relative to their row", 0),
+    *_RULES,
+    Attribute("multiplies", "ints", "of each term: 1 multiplies, 0 adds", ()),
+    Attribute("repeats", "ints", "of terms: matrix b has entry (b / repeat) mod T", ()),
+    Attribute("factor", "float", "q is multiplied by it before it is cut", 1.0),
+)
+_WINDOWS = (
+    Port("q", "number", "picture (N, H, W, ...) of tokens with queries among their channels"),
+    Port("k", "number", "likewise keys"),
+    Port("v", "number", "likewise values"),
+    *_PRODUCT_GRIDS,
+    *_TERMS,
+)
+_IN_WINDOWS = (
+    *_ATTENDS,
+    Attribute("window", "ints", "(height, width), of which H and W are multiples"),
+    Attribute("shift", "ints", "where the first window begins; windows go round the borders"),
+    Attribute("heads", "int", "of each window"),
+    Attribute("widths", "ints", "channels of a head: of q and k, and of v"),
+    Attribute("firsts", "ints", "the first channel of q, of k and of v"),
+)
+
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
@@ -101,22 +150,27 @@ OPERATORS: dict[str, Operator] = {
             "BitConv2d",
             "Convolution of codes; taps outside the picture are true zeros. x (N, C, H, W).",
             _LAYER_PORTS,
-            (
-                *_WIDTHS,
-                Attribute("strides", "ints", "(height, width)", (1, 1)),
-                Attribute("pads", "ints", "(height, width), at both sides", (0, 0)),
-                Attribute("dilations", "ints", "(height, width)", (1, 1)),
-                Attribute("group", "int", "groups of channels", 1),
-                Attribute("x_last", "int", "1: x is (N, H, W, C)", 0),
-                Attribute("y_last", "int", "1: y is (N, H, W, C)", 0),
-                *_STEPS,
-            ),
+            _CONV,
+        ),
+        Operator(
+            "BitConv2dCodes",
+            "BitConv2d whose y is cut into codes for those who read it: uint8. y_last is 1.",
+            (*_LAYER_PORTS, *_OUT),
+            (*_CONV, _OUT_BITS),
+            codes=True,
         ),
         Operator(
             "BitLinear",
             "x W^T + bias on codes. x (..., inputs).",
             _LAYER_PORTS,
             (*_WIDTHS, *_STEPS),
+        ),
+        Operator(
+            "BitLinearCodes",
+            "BitLinear whose y is cut into codes for those who read it: uint8.",
+            (*_LAYER_PORTS, *_OUT),
+            (*_WIDTHS, *_STEPS, _OUT_BITS),
+            codes=True,
         ),
         Operator(
             "BitMatMul",
@@ -144,25 +198,24 @@ OPERATORS: dict[str, Operator] = {
                 Port("q", "real", "queries"),
                 Port("k", "real", "keys"),
                 Port("v", "real", "values"),
-                *(
-                    Port(f"{of}_{part}", "parameter", "one, or one for each along the last lead")
-                    for of in "qkpv"
-                    for part in ("scale", "offset")
-                ),
-                *(
-                    Port(f"term{i}", "real", "(T, M or 1, N or 1), done to the logits", "optional")
-                    for i in range(TERMS)
-                ),
+                *_PRODUCT_GRIDS,
+                *_TERMS,
             ),
-            (
-                Attribute("bits", "ints", "of q, k, the weights and v"),
-                Attribute("per_row", "int", "1: weights are cut relative to their row", 0),
-                *_RULES,
-                Attribute("multiplies", "ints", "of each term: 1 multiplies, 0 adds", ()),
-                Attribute("repeats", "ints", "of terms: matrix b has entry (b / repeat) mod T", ()),
-                Attribute("turned", "int", "1: k is given as (..., N, K)", 0),
-                Attribute("factor", "float", "q is multiplied by it before it is cut", 1.0),
-            ),
+            (*_ATTENDS, Attribute("turned", "int", "1: k is given as (..., N, K)", 0)),
+        ),
+        Operator(
+            "BitWindows",
+            "BitAttention among the tokens of each window of a picture. Matrices are ordered by "
+            "picture, window row, window column and head. y (N, H, W, heads V).",
+            _WINDOWS,
+            _IN_WINDOWS,
+        ),
+        Operator(
+            "BitWindowsCodes",
+            "BitWindows whose y is cut into codes for those who read it: uint8.",
+            (*_WINDOWS, *_OUT),
+            (*_IN_WINDOWS, _OUT_BITS),
+            codes=True,
         ),
         Operator(
             "LayerNorm",
@@ -239,14 +292,16 @@ def _onnx_schema(operator: Operator) -> Any:
         )
         for port in operator.inputs
     ]  # fmt: skip
+    others = {"parameter": "tensor(float16)", "number": "tensor(uint8)"}
     constraints = [
-        (f"T_{port.name}", ["tensor(float)", "tensor(float16)"], port.text)
+        (f"T_{port.name}", ["tensor(float)", others[port.kind]], port.text)
         for port in operator.inputs
-        if port.kind == "parameter"
+        if port.kind in others
     ]
+    made = ("tensor(uint8)", "uint8") if operator.codes else ("tensor(float)", "float32")
     return schema(
         operator.name, DOMAIN, VERSION, doc=operator.text, inputs=inputs,
-        outputs=[schema.FormalParameter("y", "tensor(float)", "float32")],
+        outputs=[schema.FormalParameter("y", *made)],
         type_constraints=constraints,
         attributes=[_onnx_attribute(attribute) for attribute in operator.attributes],
     )  # fmt: skip
@@ -288,7 +343,9 @@ def _cpp_lines() -> Iterator[str]:
     for operator in OPERATORS.values():
         name, count = operator.name, len(operator.attributes)
         attributes = f"k{name}Attributes" if count else "nullptr"
-        yield f'    {{"{name}", k{name}Inputs, {len(operator.inputs)}, {attributes}, {count}}},\n'
+        codes = "true" if operator.codes else "false"
+        inputs = f"k{name}Inputs, {len(operator.inputs)}"
+        yield f'    {{"{name}", {inputs}, {attributes}, {count}, {codes}}},\n'
     yield "};\n"
 
 

@@ -18,7 +18,11 @@ from bitcompress.errors import GateError
 LIBRARY = "libbitcompress_tensorrt.so"
 ENGINE = "model.engine"
 BUILD = "make tensorrt-plugins"
-WITHOUT: dict[str, str] = {}
+WITHOUT = dict.fromkeys(
+    ("BitWindows", "BitWindowsCodes", "BitConv2dCodes", "BitLinearCodes"),
+    "codes between layers and windows by table are for ONNX Runtime: --to tensorrt writes a "
+    "file without them",
+)
 """Operators of files that have no plugin, and why: such a file runs in ONNX Runtime alone."""
 
 
@@ -36,7 +40,9 @@ def export_engine(
         command that builds an engine, the engine or why there is none.
     Raises: what `export` raises; GateError where TensorRT is there and refuses the file.
     """
-    report = onnx_file.export(packed, path, example, overwrite=overwrite, progress=progress)
+    report = onnx_file.export(
+        packed, path, example, whole=False, overwrite=overwrite, progress=progress
+    )
     place = Path(path) if Path(path).suffix == ".onnx" else Path(path) / onnx_file.NAME
     report["tensorrt"] = told(place)
     lacking = [row["operator"] for row in report["operators"] if row["operator"] in WITHOUT]
@@ -128,7 +134,8 @@ def _lines() -> Iterator[str]:
     for operator in plugins:
         yield f"\nconstexpr Port k{operator.name}Ports[] = {{\n"
         for port in operator.inputs:
-            yield f'    {{"{port.name}", Kind::{port.kind}, {_truth(port.count == "one")}}},\n'
+            kind = "real" if port.kind == "number" else port.kind  # codes have no plugin
+            yield f'    {{"{port.name}", Kind::{kind}, {_truth(port.count == "one")}}},\n'
         yield "};\n"
         if operator.attributes:
             yield f"constexpr Field k{operator.name}Fields[] = {{\n"

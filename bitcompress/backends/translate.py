@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,18 +10,26 @@ import numpy as np
 import torch
 
 from bitcompress.backends import (
-    opaque,  # noqa: F401  (makes the nodes known)
+    gathered,  # noqa: F401  (makes the nodes known)
+    opaque,  # noqa: F401  (likewise)
     schema,
 )
-from bitcompress.errors import NotPackable
+from bitcompress.backends.words import WORDS
+from bitcompress.packed.dab import WORD
 
 
 def _changes(value: Any) -> bool:
     """Whether a value follows from an input of the model; parameters have other names."""
-    made = value.producer()
-    if made is None:
-        return bool(value.name.startswith("inputs"))
-    return any(_changes(part) for part in made.inputs if part is not None)
+    waiting, seen = [value], {value}
+    while waiting:
+        part = waiting.pop()
+        made = part.producer()
+        if made is None and part.name.startswith("inputs"):
+            return True
+        more = {value for value in (made.inputs if made else ()) if value is not None} - seen
+        seen |= more
+        waiting.extend(more)
+    return False
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -56,29 +65,44 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
         pad_value: int,
     ) -> Any:  # fmt: skip
-        if words is not None:
-            raise NotPackable(
-                "a scale of the activations for each word of channels (dab_scale: group) has no "
-                "operator in a file: binarize with dab_scale tensor"
-            )
-        channels = [int(theta.shape[1])]
-        fixed = pad_value == 0 and not _changes(theta)
         pads, cut = list(padding), (None, None)
-        if fixed:  # a step: stretch 0 makes the scale of the cut 0
-            zeros = np.zeros(channels, np.float32)
-            cut = (standard.Constant(value=ir.tensor(zeros)), standard.Reshape(theta, channels))
+        if words is None and pad_value == 0 and not _changes(theta):
+            # A step: stretch 0 makes the scale of the cut 0.
+            zeros = np.zeros(int(theta.shape[1]), np.float32)
+            flat = standard.Reshape(theta, [int(theta.shape[1])])
+            cut = (standard.Constant(value=ir.tensor(zeros)), flat)
         else:  # signs, which the grid of +1 and -1 reads back
             flat = standard.Unsqueeze(theta, [2, 3])
             x = standard.Where(standard.GreaterOrEqual(x, flat), 1.0, -1.0)
             if pad_value and any(pads):
                 border = [0, 0, *pads, 0, 0, *pads]
                 x, pads = standard.Pad(x, border, 1.0 if pad_value > 0 else -1.0), [0, 0]
-        two, low = (standard.Constant(value=ir.tensor(np.array([v], np.float32))) for v in (2, -1))
-        return op.BitConv2d(
-            x, weight, standard.Mul(scale, two), standard.Neg(scale), two, low, None, *cut,
-            weight_shape=list(shape), weight_bits=1, input_bits=1, strides=list(stride),
-            pads=pads, dilations=list(dilation), group=groups,
-        )  # fmt: skip
+
+        def sums(x: Any, shape: Sequence[int], scale: Any) -> Any:
+            two, low = (
+                standard.Constant(value=ir.tensor(np.array([v], np.float32))) for v in (2, -1)
+            )
+            return op.BitConv2d(
+                x, weight, standard.Mul(scale, two), standard.Neg(scale), two, low, None, *cut,
+                weight_shape=list(shape), weight_bits=1, input_bits=1, strides=list(stride),
+                pads=pads, dilations=list(dilation), group=groups,
+            )  # fmt: skip
+
+        return sums(x, shape, scale) if words is None else by_word(x, words, shape, scale, sums)
+
+    def by_word(x: Any, words: Any, shape: Sequence[int], scale: Any, sums: Any) -> Any:
+        """Words of 32 channels, each with its own factor, from left to right."""
+        one = standard.Constant(value=ir.tensor(np.ones(1, np.float32)))
+        total = None
+        for number, first in enumerate(range(0, shape[1], WORD)):
+            last = min(first + WORD, shape[1])
+            part = standard.Slice(x, [first], [last], [1])
+            z = sums(part, [shape[0], last - first, *shape[2:]], one)
+            z.producer().metadata_props[WORDS] = json.dumps([number, *shape])
+            factor = standard.Unsqueeze(standard.Gather(words, [number], axis=1), [2, 3])
+            z = standard.Mul(z, factor)
+            total = z if total is None else standard.Add(total, z)
+        return standard.Mul(total, standard.Reshape(scale, [1, -1, 1, 1]))
 
     def product(
         a: Any, b: Any, grids: Sequence[Any], bits: Sequence[int], per_row: bool,
@@ -98,6 +122,20 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             q, k, v, *grids, *terms, bits=list(bits), per_row=int(per_row),
             per_length=list(per_length), shortest=list(shortest), multiplies=list(multiplies),
             repeats=list(repeats),
+        )  # fmt: skip
+
+    def windows(
+        q: Any, k: Any, v: Any, grids: Sequence[Any], bits: Sequence[int], per_row: bool,
+        per_length: Sequence[int], shortest: Sequence[int], terms: Sequence[Any],
+        multiplies: Sequence[int], repeats: Sequence[int], window: Sequence[int],
+        shift: Sequence[int], heads: int, widths: Sequence[int], firsts: Sequence[int],
+        factor: float,
+    ) -> Any:  # fmt: skip
+        return op.BitWindows(
+            q, k, v, *grids, *terms, bits=list(bits), per_row=int(per_row),
+            per_length=list(per_length), shortest=list(shortest), multiplies=list(multiplies),
+            repeats=list(repeats), window=list(window), shift=list(shift), heads=heads,
+            widths=list(widths), firsts=list(firsts), factor=float(factor),
         )  # fmt: skip
 
     def layer_norm(x: Any, gain: Any, shift: Any, eps: float) -> Any:
@@ -121,12 +159,16 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def pixel_mean(x: Any, centre: Any) -> Any:
         return op.PixelMean(x, centre)
 
+    def index_select(x: Any, dim: int, index: Any) -> Any:
+        return standard.Gather(x, index, axis=dim)
+
     made = (
         linear,
         conv2d,
         binary_conv2d,
         product,
         attention,
+        windows,
         layer_norm,
         gelu,
         sigmoid,
@@ -136,4 +178,5 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         pixel_mean,
     )
     domain = torch.ops.bitcompress
-    return {getattr(domain, function.__name__).default: function for function in made}
+    table = {getattr(domain, function.__name__).default: function for function in made}
+    return {**table, torch.ops.aten.index_select.default: index_select}

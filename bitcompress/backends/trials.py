@@ -16,13 +16,16 @@ from bitcompress.graph.timed import clock_of
 
 
 def example_of(example: Any, source: Source | None, model: Rewritten) -> Any:
-    """The inputs that were given, a timestep among them as whole numbers; or those of the task."""
+    """The inputs that were given, a timestep among them in whole numbers; or those of the task."""
     timed = clock_of(model)
     if example is not None:
         name = "" if timed is None else timed[1].name
         given = example.get(name) if isinstance(example, Mapping) else None
-        if isinstance(given, Tensor) and given.is_floating_point():  # of --input, from 0 to 1
-            return {**example, name: (given.flatten() * timed_steps(model)).long()}
+        told = timed is not None and getattr(timed[0], "span", None) is not None
+        if isinstance(given, Tensor) and given.is_floating_point() and not told:
+            # Those of --input are from 0 to 1: a share of all timesteps.
+            most = timed_steps(model) if float(given.max()) <= 1 else 1
+            return {**example, name: (given.flatten() * most).long()}
         return example
     generator = torch.Generator().manual_seed(0)
     if source is not None and source.task == "diffusion":

@@ -19,6 +19,8 @@ class BlockPolicy:
     """The argument that is the timestep; found among the usual names where this is None."""
     time_steps: int | None = None
     """How many timesteps there are; the model's own `time_steps` where this is None."""
+    time_span: tuple[float, float] | None = None
+    """The lowest and highest noise level, where that is what the model is told."""
     keep: tuple[str, ...] = ()
     """Layers that stay float: shell wildcards of names."""
     first_last: Literal["float", "binary"] = "float"

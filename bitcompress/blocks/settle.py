@@ -24,6 +24,7 @@ from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.record import Inputs
 from bitcompress.layers.binary import BinaryBlock
+from bitcompress.train import Progress
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,16 @@ class Settled:
     """The share of the float layer's variance that a block gives, at most 1; of trained starts."""
 
 
-def settle(student: Rewritten, batches: Iterable[Any], trained: bool = True) -> Settled:
+def settle(
+    student: Rewritten,
+    batches: Iterable[Any],
+    trained: bool = True,
+    progress: Progress | None = None,
+) -> Settled:
     """Set thresholds, input gains, norms and shifts of a student's blocks on data, in place.
 
     trained: whether the weights are those of a trained model, which the blocks shall stay near;
-    else only the input gains are set, and only in powers of two.
+    else only the input gains are set, and only in powers of two. progress: (what, done, total).
     Raises: UsageError for a student that has no origins any more; DataError without batches, or
             naming the layer whose inputs are not finite.
     """
@@ -49,7 +55,7 @@ def settle(student: Rewritten, batches: Iterable[Any], trained: bool = True) -> 
     student.eval()
     wanted = _wanted(student, inputs) if trained else {}
     explained: dict[str, float] = {}
-    with torch.no_grad(), _hooked(student, wanted, explained, trained=trained):
+    with torch.no_grad(), _hooked(student, wanted, explained, trained=trained, progress=progress):
         student(*inputs[0], **inputs[1])
     student.origins = None
     student.train(was)
@@ -159,8 +165,9 @@ def _shares(unit: Parts, origin: Origin, x: Tensor, y: Tensor) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _hooked(
-    student: Rewritten, wanted: Mapping[int, Wanted], explained: dict[str, float], *, trained: bool
-) -> Iterator[None]:
+    student: Rewritten, wanted: Mapping[int, Wanted], explained: dict[str, float], *, trained: bool,
+    progress: Progress | None,
+) -> Iterator[None]:  # fmt: skip
     """While this is open each block is settled before its first run."""
     names = {id(m): name for name, m in student.named_modules() if isinstance(m, BinaryBlock)}
     done: set[int] = set()
@@ -169,6 +176,8 @@ def _hooked(
         if id(block) in done:
             return
         done.add(id(block))
+        if progress is not None:
+            progress("settle blocks", len(done), len(blocks))
         assert isinstance(block, BinaryBlock)
         x: Tensor = args[0]
         if not bool(torch.isfinite(x).all()):

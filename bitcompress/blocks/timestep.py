@@ -35,6 +35,8 @@ def clock_for(model: nn.Module, policy: BlockPolicy) -> Clock | None:
     """
     if policy.time_groups == 1:
         return None
+    if policy.time_span is not None:
+        return Clock(policy.time_groups, policy.time_groups, policy.time_span)
     steps = policy.time_steps
     for name in STEPS if steps is None else ():
         value = getattr(model, name, None)
@@ -43,7 +45,8 @@ def clock_for(model: nn.Module, policy: BlockPolicy) -> Clock | None:
             break
     if steps is None:
         raise RecipeError(
-            "nothing says how many timesteps the model has: set blocks.time_steps, e.g. 1000"
+            "nothing says how many timesteps the model has: set blocks.time_steps, e.g. 1000, "
+            "or blocks.time_span, where it is told noise levels"
         )
     if steps < policy.time_groups:
         raise RecipeError(

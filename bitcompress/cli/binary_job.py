@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from bitcompress.cli import shown
 from bitcompress.errors import Unavailable, UsageError
 from bitcompress.measure.binary_markdown import write_markdown
 from bitcompress.models.load import load_model
-from bitcompress.train.processes import part_processes
+from bitcompress.train.processes import part_processes, rank, said_alone
 
 STATE = "train.ckpt"
 """What a run that was broken off leaves in its work folder."""
@@ -69,9 +68,11 @@ def run_binarize(job: BinaryJob, progress: Any) -> None:
     assert job.output is not None
     check_place(job.output, job.overwrite)
     check_writable(job.output)
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = rank() == 0
     workdir = job.output.with_name(f"{job.output.name}.work")
     quiet = job.quiet or not first
+    if said_alone():
+        shown.note(said_alone(), quiet)
     if job.resume and not (workdir / STATE).exists():
         shown.note(f"{workdir} holds nothing to resume: starting from the beginning", quiet)
     result = api_binary.binarize(

@@ -71,7 +71,8 @@ def summary(report: dict[str, Any], place: Path) -> str:
     lines = [
         f"{place}: {report['file_bytes']:,} bytes, {report['nodes']} nodes, weights "
         f"{report['initializer_bytes']:,} bytes; model.safetensors has {report['packed_bytes']:,}",
-        f"takes {free}" + (f" ({sizes['reason']})" if sizes["reason"] else ""),
+        f"takes {free}"
+        + (f" ({why})" if (why := sizes["reason"] or report.get("passed_over")) else ""),
     ]
     for row in report["whole"]:
         shape = "x".join(map(str, row["input"]))
@@ -87,5 +88,11 @@ def summary(report: dict[str, Any], place: Path) -> str:
     nodes = sum(row["nodes"] for row in report["operators"])
     if nodes:
         lines.append(f"gate: {nodes} packed nodes on equal inputs: at most {worst:.1g} apart")
+    if (told := report.get("tensorrt")) is not None:
+        lines.append(
+            f"tensorrt: {told['engine']}"
+            if told["engine"]
+            else f"tensorrt: no engine: {told['reason']}; then {told['command']}"
+        )
     lines.extend(report.get("notes", ()))
     return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bitcompress.errors import DataError, NothingPacked, Unavailable, UsageError
 from bitcompress.graph.ladder import climb
 from bitcompress.measure.markdown import write_markdown
 from bitcompress.plan import nothing_packed, still_open
-from bitcompress.train.processes import part_processes
+from bitcompress.train.processes import part_processes, rank, said_alone
 
 HOLD_OUT = 4
 """Without pictures to score, every fourth is kept from calibration and scored."""
@@ -70,8 +69,10 @@ def run_quantize(net: nn.Module, source: Source, job: Job, progress: Any) -> Non
     known = source.scale is not None or source.task == "classify"
     if job.example is None and not known:
         raise UsageError("the network is not known: give the shapes of its inputs with --input")
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = rank() == 0
     quiet = job.quiet or not first
+    if said_alone():
+        shown.note(said_alone(), quiet)
     pictures, scored = _pictures(source, job)
     workdir = job.output.with_name(f"{job.output.name}.work")
     _say_what_is_used(source, job, pictures, scored, workdir, quiet)

@@ -182,26 +182,30 @@ class _Interceptor(TorchFunctionMode):
             if taken is not None:
                 return run_pointwise(taken, func, args, kwargs)
         if kind is None:
-            stand_in = REALS.get(func) if self.model.on_codes else None
-            if stand_in is not None:
-                y = stand_in(*args, **kwargs)
-                if y is not NotImplemented:
-                    return y
+            y = self._ours(func, args, kwargs)
+            if y is not NotImplemented:
+                return y
             if func == DEVICE and not isinstance(args[0], Deferred) and args[0].is_meta:
                 return self.model.device_of(args[0])
             if self.deferrals.pending:
                 return self._beside_waiting(func, args, kwargs)
             return func(*args, **kwargs)
-        if self.scopes.mode is not self or not self.scopes.stack:
-            return func(*args, **kwargs)
-        frame = self.scopes.stack[-1]
-        parts = self.model.calls.get(Call(frame.owner, kind, frame.ordinal(kind)))
+        parts = None
+        if self.scopes.mode is self and self.scopes.stack:
+            frame = self.scopes.stack[-1]
+            parts = self.model.calls.get(Call(frame.owner, kind, frame.ordinal(kind)))
         if parts is None:
-            return func(*args, **kwargs)
+            y = self._ours(func, args, kwargs)
+            return func(*args, **kwargs) if y is NotImplemented else y
         modules = {part: self.model.products[name] for part, name in parts.items()}
         if kind in ("linear", "conv2d") and not _is_meant(modules[""], args, kwargs):
             return func(*args, **kwargs)
         return _run(kind, modules, self.deferrals, func, args, kwargs)
+
+    def _ours(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What stands in for a function while layers are on codes; NotImplemented for nothing."""
+        stand_in = REALS.get(func) if self.model.on_codes else None
+        return NotImplemented if stand_in is None else stand_in(*args, **kwargs)
 
     def _taken_over(self, kind: str) -> nn.Module | None:
         """What stands at a call that multiplies nothing; None where it is the model's own."""

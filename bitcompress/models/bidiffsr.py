@@ -128,27 +128,22 @@ class ResidualNoise(nn.Module):
     Source: our own, after the preconditioning of EDM (Karras et al. 2022); no part of BI-DiffSR.
     """
 
-    guess: Tensor
-    signal: Tensor
-    width: Tensor
+    ratio: Tensor
 
     def __init__(self, spread: float) -> None:
         super().__init__()
+        self.spread = spread
         kept = linear_schedule().kept
-        total = kept * spread**2 + (1 - kept)
-        tables = {
-            "signal": kept.sqrt(),
-            "guess": (1 - kept).sqrt() / total,
-            "width": spread * (kept / total).sqrt(),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table.float(), persistent=False)
+        # All three factors follow from it, well conditioned: one table in an exported file.
+        self.register_buffer("ratio", (kept / (1 - kept)).float(), persistent=False)
 
     def forward(self, said: Tensor, noisy: Tensor, condition: Tensor, t: Tensor) -> Tensor:
         """Shapes: (N, 3, H, W) three times, (N,) -> (N, 3, H, W)."""
-        signal, guess, width = (
-            table[t].view(-1, 1, 1, 1) for table in (self.signal, self.guess, self.width)
-        )
+        ratio = self.ratio.index_select(0, t.long()).view(-1, 1, 1, 1)  # a^2 / s^2
+        total = ratio * self.spread**2 + 1  # in units of s^2, which is 1 / (ratio + 1)
+        signal = (ratio / (ratio + 1)).sqrt()
+        guess = (ratio + 1).sqrt() / total
+        width = self.spread * (ratio / total).sqrt()
         return guess * (noisy - signal * condition) + width * said
 
 

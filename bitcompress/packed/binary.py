@@ -167,6 +167,23 @@ def define_leaky(z: Tensor, slope: Tensor) -> Tensor:
     return torch.where(z < 0, z * slope, z)
 
 
+def rows_of(table: Tensor, index: Tensor | None) -> Tensor:
+    """The rows of a table (K, C): (C,) where there is one, else (N, C) of an index (N,)."""
+    if len(table) == 1:
+        return table[0]
+    assert index is not None
+    # One Gather of a file; indexing becomes ten nodes there.
+    return table.index_select(0, index) if native.is_traced() else table[index]
+
+
+def shaped_rows(table: Tensor, index: Tensor | None, z: Tensor, axis: int) -> Tensor:
+    """The rows of a table (K, C) against z, whose channels are axis 1 or the last."""
+    if len(table) > 1 and index is not None and native.is_traced():
+        # Shaped before it is looked up: a file does that once, and knows the size.
+        return shaped(table, z, axis).index_select(0, index)
+    return shaped(rows_of(table, index), z, axis)
+
+
 def shaped(values: Tensor, z: Tensor, axis: int) -> Tensor:
     """(C,) or (N, C) against z, whose channels are axis 1 or the last."""
     ones = [1] * (z.dim() - 2)
@@ -210,8 +227,7 @@ def run_tail(
             continue
         table = step.table
         if table is not None:
-            rows = table[0] if len(table) == 1 else table[index]
-            table = shaped(rows, z, axis)
+            table = shaped_rows(table, index, z, axis)
         if step.kind == "norm":
             z = _normed(z, step, axis)
             continue

@@ -6,6 +6,7 @@ that nothing knows is an error that names the file, the key, what is allowed and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,9 @@ class Blocks(Part):
     """The input that holds the timestep; found by name where this is null."""
     time_steps: int | None = Field(default=None, ge=1)
     """How many timesteps there are; the model's own where this is null."""
+    time_span: tuple[float, float] | None = None
+    """The lowest and the highest noise level, where the model is told one in place of a timestep:
+    groups are even in its logarithm."""
     keep: tuple[str, ...] = ()
     """Layers that stay float: shell wildcards of names."""
     first_last: Literal["float", "binary"] = "float"
@@ -114,6 +118,8 @@ class BinaryTrain(Part):
     steps: int = Field(default=2000, ge=0)
     quick_steps: int = Field(default=100, ge=0)
     batch: int = Field(default=16, ge=1)
+    quick_batch: int | None = Field(default=None, ge=1)
+    """The batch of a quick run; as `batch` where this is null."""
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
     clip: float = Field(default=0.0, ge=0)
@@ -152,6 +158,13 @@ class BinaryRecipe(Part):
             raise ValueError(
                 f"blocks.time_aware is {self.blocks.time_aware}, but blocks.time_groups is 1: "
                 "give 2 or more"
+            )
+        span = self.blocks.time_span
+        if span is not None and not 0 < span[0] < span[1] < math.inf:
+            raise ValueError(f"blocks.time_span is {list(span)}: give two rising positive levels")
+        if span is not None and self.blocks.time_groups < 2:
+            raise ValueError(
+                "blocks.time_span is given, but blocks.time_groups is 1: give 2 or more"
             )
         return self
 

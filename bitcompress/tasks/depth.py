@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +13,14 @@ from bitcompress.data.depths import MILLIMETRE, open_depths
 from bitcompress.data.maps import Maps, Windows
 from bitcompress.errors import DataError, ShapeError
 from bitcompress.measure.depth import depth_figures, silog_loss
-from bitcompress.tasks.apply import apply
-from bitcompress.tasks.base import (
-    SAMPLES,
-    Batch,
-    Pixels,
-    Request,
-    Task,
-    device_of,
-    evaluating,
-    on_device,
-    taught,
-)
-from bitcompress.tasks.dense import checked, crop_of, planes, window_batches
+from bitcompress.tasks.base import Request
+from bitcompress.tasks.dense import checked
+from bitcompress.tasks.maps import Dense, crop_of, fingerprint_of, window_batches
 from bitcompress.train import BatchSource
 
 
 @dataclass(frozen=True)
-class Depth(Task):
+class Depth(Dense):
     """Pictures to a distance for each pixel.
 
     A model takes (N, 3, H, W) in 0..image_range and gives (N, 1, H, W) in metres. Windows are
@@ -50,11 +39,6 @@ class Depth(Task):
     distill: float = 0.5
     fingerprint: str = ""
 
-    def example(self, model: nn.Module) -> tuple[Tensor]:
-        """Two windows."""
-        batch = self.batches(2, 0)(0, 0, 1)[0][1]
-        return (batch["picture"].to(device_of(model)),)
-
     def batches(self, batch: int, seed: int, micro: int | None = None) -> BatchSource:
         """Windows of pictures and depths."""
         cut = Windows(self.crop, outside=0.0)
@@ -62,45 +46,25 @@ class Depth(Task):
             self.train, cut, self.image_range, batch, seed, micro, torch.from_numpy
         )
 
-    def loss(self, student: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Tensor:
+    def apart(self, told: Tensor, truth: Tensor) -> Tensor:
         """The scale-invariant loss over the pixels whose depth is known."""
-        batch = on_device(student, batch)
-        told = self._depth(student(batch["picture"]), batch["picture"])
-        loss = silog_loss(told, batch["map"])
-        if teacher is None or not self.distill:
-            return loss
-        goal = self._depth(taught(teacher, batch["picture"]), batch["picture"])
-        return (1 - self.distill) * loss + self.distill * silog_loss(told, goal)
+        return silog_loss(told, truth)
+
+    def unlike(self, told: Tensor, goal: Tensor) -> Tensor:
+        """The same to the teacher's map."""
+        return silog_loss(told, goal)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """delta1..3, abs_rel, rmse, log10, silog: the means over pictures."""
-        rows = []
-        with evaluating(model):
-            for index in range(len(self.test)):
-                picture, truth = self.test.pair(index)
-                x = planes(picture[None], self.image_range).to(device_of(model))
-                told = self._depth(model(x), x)[0].cpu()
-                rows.append(depth_figures(told, torch.from_numpy(truth)))
+        rows = [depth_figures(t, torch.from_numpy(truth)) for t, truth in self.answers(model)]
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-
-    def size(self) -> int:
-        """Training pictures."""
-        return len(self.train)
-
-    def samples(self, model: nn.Module) -> list[tuple[str, Pixels]]:
-        """The depths in greys."""
-        names = self.test.names[:SAMPLES]
-        made = [
-            (name, apply("depth", self.config(), model, self.test.pair(i)[0]))
-            for i, name in enumerate(names)
-        ]
-        return [(name, found.picture) for name, found in made if found.picture is not None]
 
     def config(self) -> dict[str, Any]:
         """What a picture of the answer needs."""
         return {"image_range": self.image_range}
 
-    def _depth(self, output: object, picture: Tensor) -> Tensor:
+    def told(self, output: object, picture: Tensor) -> Tensor:
+        """Depths (N, H, W)."""
         told = checked(output, picture, "depths").float()
         if told.shape[1] != 1:
             raise ShapeError(
@@ -126,11 +90,10 @@ def open_depth(request: Request) -> Depth:
         _, test = open_depths(request.held, unit)
     if "crop" in options:
         options["crop"] = crop_of(options["crop"])
-    seen = hashlib.sha256()
-    for maps in (train, test):
-        for index in range(len(maps)):
-            picture, depth = maps.pair(index)
-            seen.update(picture.tobytes() + depth.tobytes())
     return Depth(
-        train, test, image_range=request.image_range, fingerprint=seen.hexdigest(), **options
+        train,
+        test,
+        image_range=request.image_range,
+        fingerprint=fingerprint_of(train, test),
+        **options,
     )

@@ -81,8 +81,8 @@ class Imitate(Task):
             )
         args, kwargs = as_inputs(batch["inputs"])
         with evaluating(teacher):
-            wanted = tensors_of(teacher(*args, **kwargs))
-        return _apart(tensors_of(student(*args, **kwargs)), wanted)
+            wanted = teacher(*args, **kwargs)
+        return _apart(student(*args, **kwargs), wanted)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """apart: as the loss, on the batches that were held out."""
@@ -90,8 +90,8 @@ class Imitate(Task):
         for batch in self.held:
             args, kwargs = as_inputs(batch)
             with evaluating(self.goal), evaluating(model):
-                wanted = tensors_of(self.goal(*args, **kwargs))
-                found.append(float(_apart(tensors_of(model(*args, **kwargs)), wanted)))
+                wanted = self.goal(*args, **kwargs)
+                found.append(float(_apart(model(*args, **kwargs), wanted)))
         return {"apart": sum(found) / len(found)}
 
     def size(self) -> int:
@@ -99,10 +99,29 @@ class Imitate(Task):
         return len(self.train)
 
 
-def _apart(out: list[Tensor], wanted: list[Tensor]) -> Tensor:
+def _apart(out: Any, goal: Any) -> Tensor:
     """The mean over outputs of mean |out - wanted| / mean |wanted|."""
-    pairs = [(o, w) for o, w in zip(out, wanted, strict=True) if w.is_floating_point()]
+    made, wanted = tensors_of(_answered(out, goal)), tensors_of(goal)
+    if len(made) != len(wanted):
+        raise UsageError(
+            f"the model gives {len(made)} tensors in training and {len(wanted)} in eval: give a "
+            "Task that reads both, or a model that gives the same"
+        )
+    pairs = [(o, w) for o, w in zip(made, wanted, strict=True) if w.is_floating_point()]
     if not pairs:
         raise UsageError("the model gives no tensor of real numbers: there is nothing to imitate")
     parts = [(o - w).abs().mean() / w.abs().mean().clamp_min(1e-12) for o, w in pairs]
     return torch.stack(parts).mean()
+
+
+def _answered(out: Any, goal: Any) -> Any:
+    """Of what a model gives in training, what it gives in eval, too: without auxiliary heads.
+
+    Those have keys of their own in a dict, and come last in a tuple.
+    """
+    if isinstance(out, Mapping) and isinstance(goal, Mapping):
+        return {key: out[key] for key in goal if key in out}
+    if not isinstance(out, tuple | list):
+        return out
+    count = len(goal) if isinstance(goal, tuple | list) else 1
+    return out[:count]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +15,14 @@ from bitcompress.data.maps import Maps, Windows
 from bitcompress.data.segments import open_segments
 from bitcompress.errors import DataError, ShapeError
 from bitcompress.measure.segmentation import Confusion
-from bitcompress.tasks.apply import apply
-from bitcompress.tasks.base import (
-    SAMPLES,
-    Batch,
-    Pixels,
-    Request,
-    Task,
-    device_of,
-    evaluating,
-    on_device,
-    taught,
-)
-from bitcompress.tasks.dense import checked, crop_of, planes, window_batches
+from bitcompress.tasks.base import Request
+from bitcompress.tasks.dense import checked
+from bitcompress.tasks.maps import Dense, crop_of, fingerprint_of, window_batches
 from bitcompress.train import BatchSource
 
 
 @dataclass(frozen=True)
-class Segment(Task):
+class Segment(Dense):
     """Pictures to a class for each pixel.
 
     A model takes (N, 3, H, W) in 0..image_range and gives logits (N, classes, H, W). It is trained
@@ -55,11 +44,6 @@ class Segment(Task):
     temperature: float = 1.0
     fingerprint: str = ""
 
-    def example(self, model: nn.Module) -> tuple[Tensor]:
-        """Two windows."""
-        batch = self.batches(2, 0)(0, 0, 1)[0][1]
-        return (batch["picture"].to(device_of(model)),)
-
     def batches(self, batch: int, seed: int, micro: int | None = None) -> BatchSource:
         """Windows of pictures and labels."""
         cut = Windows(self.crop, self.scales, VOID)
@@ -68,48 +52,28 @@ class Segment(Task):
             lambda told: torch.from_numpy(told.astype(np.int64)),
         )  # fmt: skip
 
-    def loss(self, student: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Tensor:
+    def apart(self, told: Tensor, truth: Tensor) -> Tensor:
         """Cross entropy over the pixels that have a class."""
-        batch = on_device(student, batch)
-        logits = self._logits(student(batch["picture"]), batch["picture"])
-        counted = (batch["map"] != VOID).sum().clamp(min=1)  # a window may be all void
-        loss = functional.cross_entropy(logits, batch["map"], ignore_index=VOID, reduction="sum")
-        loss = loss / counted
-        if teacher is None or not self.distill:
-            return loss
-        goal = self._logits(taught(teacher, batch["picture"]), batch["picture"])
+        counted = (truth != VOID).sum().clamp(min=1)  # a window may be all void
+        loss = functional.cross_entropy(told, truth, ignore_index=VOID, reduction="sum")
+        return loss / counted
+
+    def unlike(self, told: Tensor, goal: Tensor) -> Tensor:
+        """T^2 times the divergence of softened classes from the teacher's, a pixel."""
         apart = functional.kl_div(
-            (logits / self.temperature).log_softmax(1),
+            (told / self.temperature).log_softmax(1),
             (goal / self.temperature).log_softmax(1),
             reduction="none",
             log_target=True,
         )
-        apart = apart.sum(1).mean() * self.temperature**2
-        return (1 - self.distill) * loss + self.distill * apart
+        return apart.sum(1).mean() * self.temperature**2
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """miou and pix_acc in percent, over whole pictures."""
         confusion = Confusion.of(len(self.labels.names))
-        with evaluating(model):
-            for index in range(len(self.test)):
-                picture, labels = self.test.pair(index)
-                x = planes(picture[None], self.image_range).to(device_of(model))
-                told = self._logits(model(x), x).argmax(1)[0]
-                confusion.add(told, torch.from_numpy(labels.astype(np.int64)))
+        for logits, labels in self.answers(model):
+            confusion.add(logits.argmax(0), torch.from_numpy(labels.astype(np.int64)))
         return confusion.figures()
-
-    def size(self) -> int:
-        """Training pictures."""
-        return len(self.train)
-
-    def samples(self, model: nn.Module) -> list[tuple[str, Pixels]]:
-        """The classes in their colours."""
-        names = self.test.names[:SAMPLES]
-        made = [
-            (name, apply("segment", self.config(), model, self.test.pair(i)[0]))
-            for i, name in enumerate(names)
-        ]
-        return [(name, found.picture) for name, found in made if found.picture is not None]
 
     def config(self) -> dict[str, Any]:
         """What a picture of the answer needs."""
@@ -119,7 +83,8 @@ class Segment(Task):
             "image_range": self.image_range,
         }
 
-    def _logits(self, output: object, picture: Tensor) -> Tensor:
+    def told(self, output: object, picture: Tensor) -> Tensor:
+        """Logits (N, classes, H, W)."""
         logits = checked(output, picture, "logits").float()
         if logits.shape[1] != len(self.labels.names):
             raise ShapeError(
@@ -143,16 +108,11 @@ def open_segment(request: Request) -> Segment:
         _, test, _ = open_segments(request.held, labels)
     if "crop" in options:
         options["crop"] = crop_of(options["crop"])
-    seen = hashlib.sha256(repr(labels).encode())
-    for maps in (train, test):
-        for index in range(len(maps)):
-            picture, numbers = maps.pair(index)
-            seen.update(picture.tobytes() + numbers.tobytes())
     return Segment(
         train,
         test,
         labels,
         image_range=request.image_range,
-        fingerprint=seen.hexdigest(),
+        fingerprint=fingerprint_of(train, test, also=repr(labels)),
         **options,
     )

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import Unavailable
+
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Where launchers say which process this is; accelerate reads the same."""
+ALONE = (
+    "accelerate started one process: on CPUs its launcher leaves more to MPI. For N of them run "
+    "torchrun --nproc-per-node N -m bitcompress ..."
+)
+
+
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Which of several training processes this is; 0 for the first or only one."""
+    return next((int(environment[name]) for name in RANKS if name in environment), 0)
+
+
+def said_alone(environment: Mapping[str, str] = os.environ) -> str:
+    """What to tell whoever asked accelerate for several processes and got one; else empty.
+
+    Its launcher sets the address at which they would meet, and then starts one, as nobody.
+    """
+    asked = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    nobody = not any(name in environment for name in (*RANKS, "WORLD_SIZE"))
+    return ALONE if asked and nobody and "MASTER_ADDR" in environment else ""
 
 
 def accelerator_for(device: str) -> Any:

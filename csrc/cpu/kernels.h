@@ -84,10 +84,13 @@ struct RowCutter {
 };
 
 // How sums become reals, one number a column; see reading.h. Where a flag is false the bits are the
-// same without that term. each: row_sums[r * stride + c] belongs to column c alone.
+// same without that term. each: row_sums[r * stride + c] belongs to column c alone. unit: where it is not
+// null the same bits are unit * (sum + row_sum * share + base) in float32 (see WholeReading).
 struct Readout {
   const double *product, *row, *constant, *bias;
   bool has_row = true, has_bias = true, each = false;
+  const float *unit = nullptr, *base = nullptr;
+  float share = 0.0f;
 };
 
 // How sums become codes, in steps of the output's grid: (sum - centre) * product + (row_sum -
@@ -131,6 +134,32 @@ struct StepRows {
   float* out;
   int64_t out_pitch;
   const float* gain = nullptr;  // of BC_MUL_ADD, [n]
+};
+
+// One step of a chain that goes through registers: what a StepRows has but for its rows. Only steps with
+// an operand that is one number or lies side by side (column 0 or 1), BC_RELU and BC_STORE.
+struct ChainStep {
+  int32_t kind;
+  float value;
+  const float* data;
+  int64_t row, column;
+  const float* gain;
+  float* out;  // of BC_STORE
+  int64_t out_pitch;
+};
+
+// A chain on rows of n reals, n a multiple of 16: to out, to codes (x >= offset, column by column), to
+// both or, null, to neither. x, out and operands may be the same memory where rows lie alike.
+struct ChainRows {
+  const ChainStep* steps;
+  int64_t count;
+  const float* x;
+  int64_t x_pitch, rows, n;
+  float* out;
+  int64_t out_pitch;
+  const float* offset;
+  uint8_t* codes;
+  int64_t codes_pitch;
 };
 
 // Up to 256 pixels of a picture. Sums of d = x - from (from null: of x), of |d| and of d d go to each
@@ -246,6 +275,8 @@ struct Kernels {
   const Form& (*form_for)(int x_bits, int w_bits, const Extent& extent);
   // Steps on rows; isa/steps.h.
   void (*step_rows)(const StepRows& step);
+  // Several of them in one pass; isa/chain.h.
+  void (*chain_rows)(const ChainRows& chain);
   // Sums over pixels; isa/pixels.h. Of each channel, channels side by side; of one channel, its pixels
   // side by side.
   void (*sum_columns)(const PixelTile& tile);

@@ -79,10 +79,12 @@ void Landing::land(int64_t first, int64_t count, float* scratch) const {
     tail_.run(first, count, scratch, filters, scratch, to, sink_.pitch);
     return;
   }
-  tail_.run(first, count, scratch, filters, scratch, scratch, filters);
   if (codes()) {
-    k_.cut_rows(grid_->cutter(), count, filters, scratch, filters, bytes_of(first), sink_.pitch);
-  } else if (turned_) {
+    const Steps::Cut cut{grid_->cutter(), bytes_of(first), sink_.pitch};
+    return tail_.run(first, count, scratch, filters, scratch, nullptr, 0, &cut);
+  }
+  tail_.run(first, count, scratch, filters, scratch, scratch, filters);
+  if (turned_) {
     const int64_t plane = out_h_ * out_w_;
     k_.turn(scratch, count, filters, filters,
             reals() + first / plane * filters * plane + first % plane, plane);

@@ -87,6 +87,11 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
   const bool plain = all_of(reading.product, [](double p) { return p > 0.0 && std::isfinite(p); });
   has_row = !plain || !all_of(reading.row, zero);
   has_bias = !plain || !all_of(reading.bias, zero);
+  if (!depthwise() && !has_bias) {
+    whole = bc::WholeReading(reading, has_row, most_codes);
+    base.resize(whole.unit.size());
+    if (!whole.set(reading.constant.data(), most_sums.data(), base.data())) base.clear();
+  }
   // A column more costs nothing where the last vector has room.
   ones = has_row && c.groups == 1 && c.filters % 16 != 0 && !depthwise();
   if (depthwise()) {
@@ -119,10 +124,7 @@ void bc_layer::cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out,
   constexpr int64_t kWide = 48;  // from here on rows fill their vectors well
   if (!compares && pitch == c.channels && out_pitch == c.channels && c.channels < kWide)
     return k.cut(x, rows * c.channels, cutter(), out);
-  const bool fast = !factor.empty();
-  const float tie = fast ? 0.5f - (bc::top_code(bits) + 1.0f) * 9.5367431640625e-7f : -1.0f;
-  k.cut_rows({scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie, compares}, rows,
-             c.channels, x, pitch, out, out_pitch);
+  k.cut_rows(row_cutter(), rows, c.channels, x, pitch, out, out_pitch);
 }
 
 namespace bc {

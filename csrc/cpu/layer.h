@@ -29,12 +29,24 @@ struct bc_layer {
             static_cast<int64_t>(scale.size()), bc::top_code(bits)};
   }
 
+  bc::RowCutter row_cutter() const {
+    const bool fast = !factor.empty();
+    const float tie = fast ? 0.5f - (bc::top_code(bits) + 1.0f) * 9.5367431640625e-7f : -1.0f;
+    return {scale.data(), offset.data(), factor.data(), least.data(), top.data(), tie, compares};
+  }
+
   // Rows of the reals that it takes to codes.
   void cut(const float* x, int64_t rows, int64_t pitch, uint8_t* out, int64_t out_pitch) const;
-  // Of filters from o on, with the constants of some place.
-  bc::Readout readout(int64_t o, const double* constant) const {
+  // Of filters from o on, with the constants of some place, and those of its whole reading or null.
+  bc::Readout readout(int64_t o, const double* constant, const float* base) const {
     return {reading.product.data() + o, reading.row.data() + o, constant + o,
-            reading.bias.data() + o, has_row, has_bias, depthwise()};
+            reading.bias.data() + o, has_row, has_bias, depthwise(),
+            base == nullptr ? nullptr : whole.unit.data() + o,
+            base == nullptr ? nullptr : base + o, whole.share};
+  }
+  // Where all taps are inside.
+  bc::Readout readout() const {
+    return readout(0, reading.constant.data(), base.empty() ? nullptr : base.data());
   }
   // Columns of a panel: the filters of a group, and where `ones` a last one that adds up the codes.
   int64_t columns() const { return c.filters / c.groups + (ones ? 1 : 0); }
@@ -53,6 +65,8 @@ struct bc_layer {
   bc::Grid left;
   std::vector<bc::Grid> right;    // [filters]
   bc::Reading reading;            // its constants are those of a place with all taps inside
+  bc::WholeReading whole;
+  std::vector<float> base;        // of it, with all taps inside; none where it is not exact
   std::vector<int64_t> tap_sums;  // [filters][taps]
   std::vector<double> most_sums;  // [filters]: no sum of products is larger
   double most_codes;              // no sum of codes is larger
@@ -97,8 +111,9 @@ class LineReader {
 
   // Bytes of scratch for each thread.
   int64_t bytes() const {
-    return (class_count_ + 1) * class_bytes_ + Scratch::bytes<Range>(1) +
-           Scratch::bytes<Folded>(class_count_ + 1);
+    const int64_t all = class_count_ + 1;
+    return Scratch::bytes<uint8_t>(all * class_bytes_) + Scratch::bytes<Range>(1) +
+           Scratch::bytes<Folded>(all) + Scratch::bytes<const float*>(all);
   }
   void prepare(uint8_t* memory) const;
 
@@ -133,6 +148,7 @@ class LineReader {
     Range* rows;  // whose constants they are
     Folded* folded;
     uint8_t* constants;
+    const float** bases;  // of whole readings; null where they are not exact
   };
   Kept kept(uint8_t* memory) const;
   double* constants(const Kept& kept, int64_t i) const {
@@ -140,8 +156,9 @@ class LineReader {
   }
   void set_constants(const Range& rows, const Range& columns, const Kept& kept, int64_t i) const;
   void fold(const Kept& kept, int64_t i, double codes) const;
-  void read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
-                  const Folded& folded, float* scratch) const;
+  // By the constants of class i.
+  void read_class(int64_t pixel, int64_t count, const Row& row, const Kept& kept, int64_t i,
+                  float* scratch) const;
 
   const bc_layer& layer_;
   const Landing& landing_;

@@ -43,7 +43,7 @@ class Lines {
   void run(int threads) {
     const int64_t each_slot = slot(nullptr).bytes;
     Scratch scratch(landing_.bytes() + threads * each_slot);
-    landing_.prepare(l_.readout(0, l_.reading.constant.data()),
+    landing_.prepare(l_.readout(),
                      scratch.part<uint8_t>(landing_.bytes()));
     uint8_t* slots = scratch.part<uint8_t>(threads * each_slot);
     for (int i = 0; i < threads; ++i) reader_.prepare(slot(slots + i * each_slot).constants);
@@ -147,10 +147,21 @@ class Lines {
     } else if (head_.empty()) {
       l_.cut(p_.reals() + first * r.pitch, c_.width, r.pitch, to, pitch);
     } else {
-      head_.run(first, c_.width, p_.reals() + first * r.pitch, r.pitch, pixels, pixels, n);
-      l_.cut(pixels, c_.width, n, to, pitch);
+      run_head(first, p_.reals() + first * r.pitch, pixels, to, pitch);
     }
     return to;
+  }
+
+  // The codes of a line that goes through the head.
+  void run_head(int64_t first, const float* x, float* pixels, uint8_t* to, int64_t pitch) const {
+    if (l_.compares) {
+      const RowCutter cutter = l_.row_cutter();
+      const Steps::Cut cut{cutter, to, pitch};
+      head_.run(first, c_.width, x, p_.run.pitch, pixels, nullptr, 0, &cut);
+      return;
+    }
+    head_.run(first, c_.width, x, p_.run.pitch, pixels, pixels, c_.channels);
+    l_.cut(pixels, c_.width, c_.channels, to, pitch);
   }
 
   // Output row oy, the r-th of its task.
@@ -188,6 +199,15 @@ class Lines {
       for (int64_t i = 0; i < pixel_sums_; ++i) column[i] += line[i];
     }
     const int64_t step = c_.stride_w * c_.groups, tap = c_.dilation_w * c_.groups;
+    if (step == 1) {  // a loop along the row for each tap
+      std::copy_n(column, p_.out_w, s.code_sums);
+      for (int64_t tx = 1; tx < c_.kernel_w; ++tx) {
+        const int32_t* __restrict from = column + tx * tap;
+        int32_t* __restrict to = s.code_sums;
+        for (int64_t ox = 0; ox < p_.out_w; ++ox) to[ox] += from[ox];
+      }
+      return;
+    }
     for (int64_t ox = 0; ox < p_.out_w; ++ox) {
       for (int64_t g = 0; g < c_.groups; ++g) {
         int32_t sum = 0;

@@ -11,7 +11,8 @@ LineReader::LineReader(const bc_layer& layer, const Picture& picture, const Land
       height_(picture.height),
       out_h_(picture.out_h),
       out_w_(picture.out_w),
-      class_bytes_(Scratch::bytes<double>(layer.c.filters) + landing.folded_bytes()),
+      class_bytes_(Scratch::bytes<double>(layer.c.filters) +
+                   Scratch::bytes<float>(layer.c.filters) + landing.folded_bytes()),
       class_count_(find_classes(layer.c, picture, nullptr)),
       memory_(Scratch::bytes<Class>(class_count_)),
       classes_(memory_.part<Class>(class_count_)) {
@@ -47,6 +48,7 @@ LineReader::Kept LineReader::kept(uint8_t* memory) const {
   Kept k{};
   k.rows = parts.part<Range>(1);
   k.folded = parts.part<Folded>(all);
+  k.bases = parts.part<const float*>(all);
   k.constants = parts.part<uint8_t>(all * class_bytes_);
   return k;
 }
@@ -56,8 +58,11 @@ void LineReader::fold(const Kept& k, int64_t i, double codes) const {
   double* constant = constants(k, i);
   uint8_t* memory = reinterpret_cast<uint8_t*>(constant) +
                     Scratch::bytes<double>(layer_.c.filters);
+  float* base = reinterpret_cast<float*>(memory);
+  memory += Scratch::bytes<float>(layer_.c.filters);
+  k.bases[i] = layer_.whole.set(constant, layer_.most_sums.data(), base) ? base : nullptr;
   k.folded[i] = landing_.fold(
-      layer_.readout(0, constant),
+      layer_.readout(0, constant, k.bases[i]),
       {layer_.most_sums.data(), static_cast<double>(top_code(layer_.bits)) * codes}, memory);
 }
 
@@ -104,19 +109,18 @@ void LineReader::read(int64_t image, int64_t oy, int64_t first, int64_t last, co
     const Row part{row.sums + (from - first) * row.stride, row.stride,
                    row.code_sums + (from - first) * row.code_stride, row.code_stride};
     const int64_t at = inner ? class_count_ : i;
-    read_class(line + from, to - from, part, constants(k, at), k.folded[at],
-               scratch + (from - first) * c.filters);
+    read_class(line + from, to - from, part, k, at, scratch + (from - first) * c.filters);
   }
   landing_.land(line + first, last - first, scratch);
 }
 
-void LineReader::read_class(int64_t pixel, int64_t count, const Row& row, const double* constant,
-                            const Folded& folded, float* scratch) const {
+void LineReader::read_class(int64_t pixel, int64_t count, const Row& row, const Kept& k, int64_t i,
+                            float* scratch) const {
   const bc_conv2d& c = layer_.c;
   const bool whole = layer_.depthwise();  // its code sums are those of elements
   const int64_t groups = whole ? 1 : c.groups, each = c.filters / groups;
   for (int64_t g = 0, o = 0; g < groups; ++g, o += each) {
-    landing_.read(layer_.readout(o, constant), folded,
+    landing_.read(layer_.readout(o, constants(k, i), k.bases[i]), k.folded[i],
                   {pixel, count, o, each, row.sums + o, row.stride, row.code_sums + g,
                    row.code_stride},
                   scratch);

@@ -34,7 +34,7 @@ class Rows {
   void run(int use) {
     const int64_t each_slot = slot(nullptr).bytes;
     Scratch scratch(landing_.bytes() + landing_.folded_bytes() + use * each_slot);
-    const Readout readout = l_.readout(0, l_.reading.constant.data());
+    const Readout readout = l_.readout();
     uint8_t* shared = scratch.part<uint8_t>(landing_.bytes());
     uint8_t* constants = scratch.part<uint8_t>(landing_.folded_bytes());
     const auto fold = [&] {
@@ -102,6 +102,10 @@ class Rows {
     const float* x = static_cast<const float*>(r_.x) + first * r_.pitch;
     if (head_.empty()) {
       l_.cut(x, count, r_.pitch, codes, n);
+    } else if (l_.compares) {
+      const RowCutter cutter = l_.row_cutter();
+      const Steps::Cut cut{cutter, codes, n};
+      head_.run(first, count, x, r_.pitch, reals, nullptr, 0, &cut);
     } else {
       head_.run(first, count, x, r_.pitch, reals, reals, n);
       l_.cut(reals, count, n, codes, n);
@@ -130,7 +134,7 @@ class Rows {
     const int64_t ones = spread_ ? place_of(c_.filters) : c_.filters;
     const int32_t* of_rows = l_.ones ? s.sums + ones : s.row_sums;
     landing_.read(
-        l_.readout(0, l_.reading.constant.data()), folded,
+        l_.readout(), folded,
         {first, count, 0, c_.filters, s.sums, width_, of_rows, l_.ones ? width_ : 1}, s.reals);
     landing_.land(first, count, s.reals);
   }

@@ -56,7 +56,9 @@ class Pass {
         f((group * size_.pixels + at) * c, std::min(repeats_, end - at) * c, tables, sums);
       for (int64_t k = 0; k < counted_; ++k) {
         double* to = parts.data() + (task * counted_ + k) * c;
-        for (int64_t i = 0; i < run; ++i) to[i % c] += static_cast<double>(sums[k][i]);
+        for (int64_t r = 0; r < repeats_; ++r) {
+          for (int64_t i = 0; i < c; ++i) to[i] += static_cast<double>(sums[k][r * c + i]);
+        }
       }
     });
     collect(parts);

@@ -17,7 +17,7 @@ struct LearningOf {
   void (*cut_back)(const float* x, const T* grad, const float* gain, const float* shift, bool window,
                    int64_t n, float* out, float* sum);
   void (*moments)(const T* p, int64_t n, float* sum, float* squares);
-  // tables: factor, shift, slope, after. beside may be null; it is added before the slope or behind it.
+  // tables: after, factor, shift, slope. beside may be null; it is added before the slope or behind it.
   void (*tail)(const T* p, const float* const* tables, const float* beside, bool behind, int64_t n,
                float* out);
   // tables: factor, shift, slope, back. sums: of grad, of what leaks, of to_v, of to_v * p.

@@ -8,7 +8,9 @@
 // it is double, each operation rounded once and in this order, then rounded to float32 at the end.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "bitcompress/bits.h"
@@ -40,6 +42,50 @@ struct Reading {
   static double constant_of(const Grid& left, const Grid& right, int64_t sum, int64_t terms) {
     const double of_sum = left.offset * right.scale * static_cast<double>(sum);
     return of_sum + left.offset * right.offset * static_cast<double>(terms);
+  }
+};
+
+// The same reals in float32, where that is exact: unit * (sum + row_sum * share + base), the product of a
+// column being its unit. Layers of signs are so: with a = 2 A - 1 and b = s (2 B - 1) a sum of products is
+// 4 s (sum(A B) - sum(A) / 2 + ...), a whole number of quarters, and few of them. No term is rounded in
+// double then, the sum in brackets is exact in float32, and both ways round once.
+struct WholeReading {
+  std::vector<float> unit;  // none where this does not hold
+  float share = 0.0f;
+  double most_row = 0.0;  // no row_sum * share is larger
+
+  WholeReading() = default;
+  WholeReading(const Reading& reading, bool has_row, double most_codes) {
+    const double ratio = has_row ? reading.row[0] / reading.product[0] : 0.0;
+    if (!quarters(ratio, kMost)) return;
+    std::vector<float> found;
+    for (size_t c = 0; c < reading.product.size(); ++c) {
+      const double product = reading.product[c];
+      // Far from what has fewer bits and from what is infinite.
+      if (!(product >= 0x1p-60 && product <= 0x1p60)) return;
+      found.push_back(static_cast<float>(product));
+      if (static_cast<double>(found.back()) != product) return;
+      if (has_row && reading.row[c] != ratio * product) return;
+    }
+    unit = std::move(found), share = static_cast<float>(ratio);
+    most_row = std::fabs(ratio) * most_codes;
+  }
+
+  // base [columns] for the constants of a place; gives whether that is exact. most_sums: of each column.
+  bool set(const double* constant, const double* most_sums, float* base) const {
+    for (size_t c = 0; c < unit.size(); ++c) {
+      const double product = static_cast<double>(unit[c]), quotient = constant[c] / product;
+      if (!quarters(quotient, kMost - most_row - most_sums[c])) return false;
+      if (quotient * product != constant[c]) return false;
+      base[c] = static_cast<float>(quotient);
+    }
+    return !unit.empty();
+  }
+
+ private:
+  static constexpr double kMost = 1 << 21;
+  static bool quarters(double x, double most) {
+    return std::fabs(x) <= most && 4.0 * x == std::nearbyint(4.0 * x);
   }
 };
 

@@ -12,6 +12,8 @@
 namespace bc {
 namespace {
 
+constexpr int64_t kTogether = 16;  // steps that go through registers together
+
 bool known(int32_t kind) { return kind >= BC_ADD && kind <= BC_MUL_ADD; }
 
 bool has_operand(int32_t kind) {
@@ -109,23 +111,77 @@ bool stores(const bc_step* steps, int64_t count) {
   return std::any_of(steps, steps + count, [](const bc_step& s) { return s.kind == BC_STORE; });
 }
 
+int64_t Steps::together(int64_t i) const {
+  if (channels % 16 != 0) return i;
+  const int64_t most = std::min(count, i + kTogether);
+  for (; i < most; ++i) {
+    const bc_step& s = steps[i];
+    const bool simple = s.kind == BC_STORE || s.kind == BC_RELU || has_operand(s.kind);
+    const bool apart = has_operand(s.kind) && s.data != nullptr && s.column != 0 && s.column != 1;
+    if (!simple || apart) break;
+  }
+  return i;
+}
+
+void Steps::pass(int64_t begin, int64_t end, int64_t first, int64_t rows, const float* x,
+                 int64_t pitch, float* to, int64_t to_pitch, const Cut* cut) const {
+  ChainStep chain[kTogether];
+  for (int64_t r = 0; r < rows;) {  // as far as rows share their operands
+    int64_t many = rows - r;
+    const int64_t row = first + r;
+    for (int64_t i = begin; i < end; ++i) {
+      const bc_step& s = steps[i];
+      ChainStep& made = chain[i - begin] = {s.kind, s.value, nullptr, 0, s.column, s.shift, nullptr, 0};
+      if (s.kind == BC_STORE) {
+        made.out = s.out + row * s.out_pitch, made.out_pitch = s.out_pitch;
+      } else if (s.kind != BC_RELU && s.data != nullptr && s.each > 1 && s.row != 0) {
+        const int64_t place = row / s.each;
+        made.data = s.data + place * s.row;
+        many = std::min(many, (place + 1) * s.each - row);
+      } else if (s.kind != BC_RELU && s.data != nullptr) {
+        made.data = s.data + row * s.row, made.row = s.row;
+      }
+    }
+    k->chain_rows({chain, end - begin, x + r * pitch, pitch, many, channels,
+                   to == nullptr ? nullptr : to + r * to_pitch, to_pitch,
+                   cut == nullptr ? nullptr : cut->cutter.offset,
+                   cut == nullptr ? nullptr : cut->out + r * cut->pitch,
+                   cut == nullptr ? 0 : cut->pitch});
+    r += many;
+  }
+}
+
 void Steps::run(int64_t first, int64_t rows, const float* x, int64_t pitch, float* scratch,
-                float* to, int64_t to_pitch) const {
+                float* to, int64_t to_pitch, const Cut* cut) const {
   int64_t last = count;  // the last step that changes rows; it writes to `to`
   while (last > 0 && steps[last - 1].kind == BC_STORE) --last;
-  for (int64_t i = 0; i < count; ++i) {
-    const bc_step& s = steps[i];
+  for (int64_t i = 0; i < count;) {
+    const int64_t end = together(i);
+    const bool cuts = cut != nullptr && end == count && cut->cutter.compares;
+    if (end > i + 1 || (end > i && cuts)) {
+      const bool ends = end >= last && (to != nullptr || end == count);
+      float* out = i >= last || (ends && cuts) ? nullptr : ends ? to : scratch;
+      if (out == nullptr && i < last && cut != nullptr && !cuts) out = scratch;
+      const int64_t out_pitch = ends && out == to ? to_pitch : channels;
+      pass(i, end, first, rows, x, pitch, out, out_pitch, cuts ? cut : nullptr);
+      if (cuts) return;
+      if (out != nullptr) x = out, pitch = out_pitch;
+      i = end;
+      continue;
+    }
+    const bc_step& s = steps[i++];
     if (s.kind == BC_STORE) {
       copy_rows(rows, channels, x, pitch, s.out + first * s.out_pitch, s.out_pitch);
       continue;
     }
-    const bool ends = i + 1 == last && to != nullptr;
+    const bool ends = i == last && to != nullptr;
     float* out = ends ? to : scratch;
     const int64_t out_pitch = ends ? to_pitch : channels;
     one(*k, s, first, rows, channels, x, pitch, out, out_pitch);
     x = out, pitch = out_pitch;
   }
   if (last == 0 && to != nullptr) copy_rows(rows, channels, x, pitch, to, to_pitch);
+  if (cut != nullptr) k->cut_rows(cut->cutter, rows, channels, x, pitch, cut->out, cut->pitch);
 }
 
 double Steps::cost() const {
@@ -183,14 +239,9 @@ void run_chain(const Steps& chain, int64_t rows, const float* x, int64_t x_pitch
                   to == nullptr ? nullptr : to + r * sink.pitch, sink.pitch);
         continue;
       }
-      const float* from = x + r * x_pitch;
-      int64_t pitch = x_pitch;
-      if (!chain.empty()) {
-        chain.run(r, count, from, x_pitch, here, here, n);
-        from = here, pitch = n;
-      }
-      chain.k->cut_rows(grid->cutter(), count, n, from, pitch,
-                        static_cast<uint8_t*>(sink.out) + r * sink.pitch, sink.pitch);
+      const Steps::Cut cut{grid->cutter(), static_cast<uint8_t*>(sink.out) + r * sink.pitch,
+                           sink.pitch};
+      chain.run(r, count, x + r * x_pitch, x_pitch, here, nullptr, 0, &cut);
     }
   });
 }

@@ -23,14 +23,28 @@ struct Steps {
 
   bool empty() const { return count == 0; }
 
+  // Codes of the rows at the end of a chain.
+  struct Cut {
+    const RowCutter& cutter;
+    uint8_t* out;
+    int64_t pitch;
+  };
+
   // Rows first, first + 1, ... of the chain's rows: x to `to`, which may be x where the pitches are
   // the same. Between steps rows lie in `scratch` [rows][channels], which may be x or `to` where
-  // they are dense. null `to`: only what is stored counts.
+  // they are dense. null `to`: only what is stored or cut counts.
   void run(int64_t first, int64_t rows, const float* x, int64_t pitch, float* scratch, float* to,
-           int64_t to_pitch) const;
+           int64_t to_pitch, const Cut* cut = nullptr) const;
 
   // Rough nanoseconds for a row.
   double cost() const;
+
+ private:
+  // How far steps from i on can go through registers together; i where not at all.
+  int64_t together(int64_t i) const;
+  // Steps [begin, end) through registers.
+  void pass(int64_t begin, int64_t end, int64_t first, int64_t rows, const float* x, int64_t pitch,
+            float* to, int64_t to_pitch, const Cut* cut) const;
 };
 
 }  // namespace bc

@@ -142,6 +142,12 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "another model's argument": (
         lambda index, blocks: index.update(time=["sigma", 5, 100]), "no argument 'sigma'",
     ),
+    "falling noise levels": (
+        lambda index, blocks: index.update(time=["timestep", 5, 100, 2.0, 1.0]), "noise levels",
+    ),
+    "half a range of noise levels": (
+        lambda index, blocks: index.update(time=["timestep", 5, 100, 2.0]), "the clock",
+    ),
     "no clock": (lambda index, blocks: index.pop("time"), "no clock"),
     "fewer groups": (lambda index, blocks: index.update(time=["timestep", 4, 100]), "time groups"),
     "more groups than steps": (

@@ -48,7 +48,9 @@ def one_node(
         for k, value in enumerate(inputs)
         if value is not None and k not in constant
     ]
-    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    codes = schema.OPERATORS[op_type].codes
+    made = onnx.TensorProto.UINT8 if codes else onnx.TensorProto.FLOAT
+    out = helper.make_tensor_value_info("y", made, None)
     graph = helper.make_graph([node], "one", free, [out], known)
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(schema.DOMAIN, schema.VERSION)]
     return bytes(helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString())

@@ -13,6 +13,8 @@ import bitcompress
 from bitcompress.backends.session import ort_session
 from bitcompress.blocks import BlockPolicy, insert_blocks, pack_blocks, prepare_binary, settle
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.layers.binary import PackedBlock
+from bitcompress.layers.binary.packed import Scaling
 from bitcompress.models.targets import build_target
 
 pytestmark = pytest.mark.ort
@@ -46,6 +48,7 @@ def packed(net: nn.Module, example: tuple[torch.Tensor, ...], policy: BlockPolic
 def checked(report: dict[str, Any]) -> dict[str, int]:
     """How many nodes of each operator a report tells of, after what every report must say."""
     assert all(row["unequal"] == 0 for row in report["operators"])
+    assert report["bytes"]["rest_bytes_a_node"] <= 200
     assert all(row["flipped_codes"] == 0 and row["psnr_db"] > 100 for row in report["whole"])
     assert len({tuple(row["input"]) for row in report["whole"]}) == 2
     return {row["operator"]: row["nodes"] for row in report["operators"]}
@@ -60,9 +63,49 @@ def test_statistics_of_each_picture_are_operators(ort: Any, tmp_path: Path) -> N
     assert report["sizes"]["step"] == 1 and report["nodes"] < 60
 
 
+class Words(nn.Module):
+    """Layers of more than a word of channels, and of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 40, 3, padding=1)
+        self.grow = nn.Conv2d(40, 70, 3, padding=1)
+        self.fall = nn.Conv2d(70, 40, 1)
+        self.mix = nn.Linear(40, 40)
+        self.last = nn.Conv2d(40, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shapes: (N, 3, H, W) -> as x."""
+        y = self.first(x).relu()
+        y = y + self.fall(self.grow(y).relu())
+        y = y + self.mix(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+def test_a_scale_for_each_word_of_channels(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 16, 16)
+    policy = BlockPolicy("bidense", dab_scale="group", min_channels=16)
+    student = packed(Words(), (x,), policy)
+    blocks = [m for m in student.modules() if isinstance(m, PackedBlock)]
+    words = [m.threshold for m in blocks if m.scaling is Scaling.WORD]
+    assert len(words) == 2
+    for threshold in words:  # fresh scales are alike for all words
+        assert threshold.exponent is not None
+        threshold.exponent.uniform_(-1, 1)
+    report = bitcompress.export(student, tmp_path / "m.onnx", (x,))
+    assert checked(report)["BitConv2d"] == 2 + 3 + 1  # 40 and 70 channels in words of 32
+    stored = sum(block.codes.numel() for block in blocks)
+    assert (
+        report["initializer_bytes"]
+        < stored + 4 * sum(p.numel() for p in student.parameters()) + 4000
+    )
+
+
+@pytest.mark.slow
 def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = build_target("bidiffsr-tiny", {"inner": 8, "groups": 4})
+    net = build_target("bidiffsr-tiny", {"spread": 0.05})
     example = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), torch.tensor([700]))
     policy = BlockPolicy(
         "bidiffsr", time_groups=5, min_channels=8, keep=net.float_layers, start="scratch"
@@ -75,7 +118,7 @@ def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> N
     named = dict(zip(("input", "input1", "t"), example, strict=True))
     report = bitcompress.export(student, tmp_path / "m.onnx", named)
     assert {"BitConv2d", "GroupNorm", "Silu"} <= set(checked(report))
-    assert report["sizes"]["step"] == 2
+    assert report["sizes"]["step"] == 2 and report["bytes"]["kept"], report["bytes"]
     session = ort_session(tmp_path / "m.onnx")
     made = []
     for times in ([3, 3], [3, 1999]):

@@ -60,7 +60,7 @@ def test_the_report_lies_beside_and_tells_of_the_gate(folder: Path) -> None:
     metric = report["metric"]
     assert metric["apart_db"] == abs(metric["packed_db"] - metric["file_db"]) <= 0.01
     assert 5 < metric["packed_db"] < 60
-    assert {row["operator"] for row in report["operators"]} == {"BitConv2d"}
+    assert {row["operator"] for row in report["operators"]} == {"BitConv2d", "BitConv2dCodes"}
     assert all(row["unequal"] == 0 for row in report["operators"])
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("model.onnx")) == [
         "model.onnx", "model.onnx.json",
@@ -84,6 +84,7 @@ def test_weights_stay_packed(folder: Path) -> None:
     assert (
         stored <= report["initializer_bytes"] <= 1.1 * (folder / "model.safetensors").stat().st_size
     )
+    assert report["bytes"]["kept"] and report["bytes"]["packed_bytes"] > stored
     assert report["file_bytes"] - report["initializer_bytes"] <= 200 * report["nodes"] + 1000
 
 
@@ -237,6 +238,34 @@ def test_what_cannot_be_translated_is_named_and_nothing_is_left(ort: Any, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+class Two(nn.Module):
+    """Two outputs, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.mask = nn.Conv2d(8, 4, 1)
+        self.score = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Shapes: (N, 3, H, W) -> (N, 4, H, W) and (N, 5)."""
+        y = self.body(x).relu()
+        return {"mask": self.mask(y), "score": self.score(y.mean((2, 3)))}
+
+
+def test_outputs_of_a_dict_keep_their_names(ort: Any, tmp_path: Path) -> None:
+    x = picture(1, 3, 8, 8)
+    packed = bitcompress.quantize(Two().eval(), (x,), bits=2, recipe="minmax", data=[(x,)]).model
+    bitcompress.export(packed, tmp_path / "two.onnx", (x,))
+    session = ort_session(tmp_path / "two.onnx")
+    names = ["mask", "score"]
+    made = dict(zip(names, session.run(names, {"input": x.numpy()}), strict=True))
+    with torch.no_grad():
+        truth = packed(x)
+    for name, value in truth.items():
+        torch.testing.assert_close(torch.from_numpy(made[name]), value, rtol=1e-5, atol=1e-6)
+
+
 def test_run_takes_a_file(folder: Path, tmp_path: Path) -> None:
     pixels = (picture(20, 30, 3) * 255).byte().numpy()
     write_image(tmp_path / "in.png", pixels)
@@ -270,3 +299,15 @@ def test_the_example_program_runs_without_python(folder: Path, tmp_path: Path, o
     assert np.array_equal(made.reshape(24, 34, 3), y.permute(1, 2, 0).numpy())
     refused = subprocess.run([program, *words[:2], "none.onnx", *words[3:]], capture_output=True)
     assert refused.returncode == 1 and refused.stderr.startswith(b"error: ")
+
+
+def test_a_fixed_size_is_explained_by_what_was_passed_over() -> None:
+    from bitcompress.cli.export import summary
+
+    report: dict[str, Any] = {
+        "sizes": {"step": 0, "reason": ""}, "passed_over": "run: another size fails",
+        "file_bytes": 1, "nodes": 1, "initializer_bytes": 1, "packed_bytes": 1, "whole": [],
+        "operators": [],
+    }  # fmt: skip
+    said = summary(report, Path("m.onnx"))
+    assert "takes the one size of the example (run: another size fails)" in said

@@ -40,8 +40,11 @@ def test_a_window_transformer_takes_pictures_of_any_size(
     if portable:
         assert not operators and min(row["psnr_db"] for row in report["whole"]) > 40
         return
-    assert {"BitAttention", "BitLinear", "BitConv2d"} <= set(operators)
+    assert {"BitWindowsCodes", "BitLinearCodes", "BitLinear", "BitConv2d"} <= set(operators)
+    assert "BitAttention" not in operators  # both, the shifted one too, are in windows
+    assert all(row["flipped_codes"] == 0 for row in report["whole"])
     assert all(row["unequal"] == 0 for row in operators.values())
+    assert report["bytes"]["kept"], report["bytes"]
     file = FileModel(folder / "model.onnx")
     for size in [(16, 24), (19, 33), (40, 8)]:
         x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))

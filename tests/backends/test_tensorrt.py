@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitcompress.backends import schema, tensorrt
+from bitcompress.cli.export import summary
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_IN = {"Gelu", "Sigmoid", "MatMul", "Conv", "Softmax", "LayerNormalization"}
@@ -45,3 +46,19 @@ def test_the_library_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert tensorrt.plugin_library() == library
     told = tensorrt.told(tmp_path / "model.onnx")
     assert told["plugins"] == str(library) and str(library) in told["command"]
+
+
+def test_the_command_line_says_what_became_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "plugin_library", lambda: None)
+    place = tmp_path / "model.onnx"
+    report = {
+        "file_bytes": 1, "nodes": 1, "initializer_bytes": 1, "packed_bytes": 1, "operators": [],
+        "sizes": {"step": 1, "reason": ""}, "whole": [], "tensorrt": tensorrt.told(place),
+    }  # fmt: skip
+    last = summary(report, place).splitlines()[-1]
+    assert last.startswith("tensorrt: no engine: ") and tensorrt.BUILD in last
+    assert f"trtexec --onnx={place}" in last
+    report["tensorrt"] |= {"engine": "there.engine"}
+    assert summary(report, place).endswith("tensorrt: there.engine")

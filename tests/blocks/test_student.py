@@ -135,7 +135,8 @@ def test_timesteps_choose_rows_in_mixed_batches() -> None:
     with pytest.raises(UsageError, match="out of range"):
         student(x, torch.tensor([3, 100]))
     with pytest.raises(UsageError, match="whole numbers"):
-        student(x, timestep=t.float())
+        student(x, timestep=t + 0.5)
+    assert torch.equal(run(student, {"x": x, "timestep": t.float()})[0], both)
 
 
 @pytest.mark.parametrize(

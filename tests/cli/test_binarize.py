@@ -227,13 +227,22 @@ def test_broken_off_and_resumed_gives_the_same_file(
     assert not state.parent.exists()
 
 
+# Without --multi_gpu, accelerate starts one process on a CPU; where there is no GPU, and
+# ACCELERATE_USE_CPU says so, that flag starts as many CPU processes as asked.
+LAUNCHERS = {
+    "accelerate": (
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+    ),
+    "torchrun": ("torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_two_processes(small: Path, labelled: Path, tmp_path: Path) -> None:
-    # Without --multi_gpu, accelerate starts one process on a CPU; where there is no GPU, and
-    # ACCELERATE_USE_CPU says so, that flag starts as many CPU processes as asked.
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes(launcher: str, small: Path, labelled: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        [sys.executable, "-m", *LAUNCHERS[launcher],
          "-m", "bitcompress", "binarize", "--recipe", "reactnet", str(small),
          "--data", str(labelled), *FEW, "-o", str(tmp_path / "o")],
         capture_output=True, text=True, timeout=300,

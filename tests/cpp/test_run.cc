@@ -20,6 +20,7 @@ std::vector<float> reals(Random& random, int64_t n, float low, float high) {
 }
 
 uint8_t code_of(float x, float scale, float offset, float top) {
+  if (scale == 0.0f) return x >= offset ? 1 : 0;
   const float code = std::nearbyint((x - offset) / scale);
   return static_cast<uint8_t>(code > 0 ? std::min(code, top) : 0.0f);
 }
@@ -27,8 +28,12 @@ uint8_t code_of(float x, float scale, float offset, float top) {
 // The grids of an output.
 struct Grids {
   std::vector<float> scale, offset, top;
-  Grids(int64_t n, float spread, Random& random) {
+  Grids(int64_t n, float spread, Random& random, bool steps = false) {
     for (int64_t i = 0; i < n; ++i) {
+      if (steps) {
+        top.push_back(1.0f), scale.push_back(0.0f), offset.push_back(random.real(-spread, spread));
+        continue;
+      }
       top.push_back(static_cast<float>((1 << random.from(1, 8)) - 1));
       scale.push_back(random.real(0.2f, 2.0f) * spread / top.back());
       offset.push_back(-random.real(0.0f, 1.0f) * spread);
@@ -51,6 +56,7 @@ struct Layer {
   std::vector<uint8_t> w;
   std::vector<float> w_scale, w_offset, bias;
   float scale, offset = -1.0f;
+  bool signs = false;  // cut by a comparison with 0
 
   Layer(const bc_conv2d& conv, int width, bool symmetric, Random& random) : c(conv), bits(width) {
     const int64_t size = c.filters * c.kernel_h * c.kernel_w * (c.channels / c.groups);
@@ -62,8 +68,18 @@ struct Layer {
     scale = 2.0f / static_cast<float>((1 << bits) - 1);
   }
 
+  // Signs on both sides, a scale for each filter and no bias.
+  static Layer of_signs(const bc_conv2d& conv, Random& random) {
+    Layer l(conv, 1, true, random);
+    l.signs = true;
+    for (size_t o = 0; o < l.w_scale.size(); ++o) l.w_offset[o] = -0.5f * l.w_scale[o];
+    return l;
+  }
+
   bc_layer* make() const {
-    bc_layer_spec spec{c, w.data(), &scale, &offset, 1, bits, bits,
+    const float zero = 0.0f;
+    const float *cut_scale = signs ? &zero : &scale, *cut_offset = signs ? &zero : &offset;
+    bc_layer_spec spec{c, w.data(), cut_scale, cut_offset, 1, bits, bits,
                        {&scale, &offset, w_scale.data(), w_offset.data(), c.filters, bias.data()}};
     bc_layer* layer = nullptr;
     expect(bc_layer_new(&spec, &layer) == BC_OK, "a layer is made");
@@ -154,8 +170,8 @@ void test_one(const Layer& l, int threads, Random& random, const std::string& wh
         if (with_tail) same = same && stored[at] == (inside ? real : 7.0f);
       }
       expect(same, what + " to reals");
-      for (const int64_t groups : {int64_t{1}, c.filters}) {
-        const Grids grids(groups, 3.0f, random);
+      for (const bool steps : {false, true}) {
+        const Grids grids(steps == l.signs ? c.filters : 1, 3.0f, random, steps);
         std::vector<uint8_t> codes(static_cast<size_t>(places * wide), 99);
         run.sink.out = codes.data();
         grids.give(run.sink);
@@ -217,13 +233,18 @@ void test_layers() {
       c.dilation_h = random.from(1, 2), c.dilation_w = random.from(1, 2);
     }
     c.height = random.from(1, 9), c.width = random.from(1, 50);
-    const int bits = static_cast<int>(random.from(1, 8));
-    std::string what = "layer";
+    int bits = static_cast<int>(random.from(1, 8));
+    const bool signs = i % 3 == 0;
+    if (signs) bits = 1;
+    if (kind != 1 && i % 5 < 2) c.channels = 64 * c.groups, c.filters = 16 * (i % 4 + 1) * c.groups;
+    std::string what = signs ? "layer of signs" : "layer";
     for (const int64_t size : {c.images, c.height, c.width, c.channels, c.filters, c.kernel_h,
                                c.kernel_w, c.groups, c.stride_h, c.stride_w, c.pad_h, c.pad_w,
                                c.dilation_h, c.dilation_w, int64_t{bits}})
       what += " " + std::to_string(size);
-    test_one(Layer(c, bits, random.from(0, 2) == 0, random), i % 3 + 1, random, what);
+    const Layer layer = signs ? Layer::of_signs(c, random)
+                              : Layer(c, bits, random.from(0, 2) == 0, random);
+    test_one(layer, i % 3 + 1, random, what);
   }
   if (small_tests()) return;
   test_one(Layer({1, 1, 4000, 60, 60, 1, 1, 1, 1, 1, 0, 0, 1, 1}, 2, false, random), 3, random,

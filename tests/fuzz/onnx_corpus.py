@@ -89,6 +89,31 @@ def _products() -> Iterator[tuple[str, Case]]:
     yield "attention", Case("BitAttention", 3, inputs, {**rules, **more}, 2)
 
 
+def _codes() -> Iterator[tuple[str, Case]]:
+    """Operators that give codes: their kin, and by what is cut in the last two ports."""
+    linear, conv = _linear((2, 2)), _conv((4, 3, 3, 3), (2, 2), last=1, pads=[1, 1])
+    for name, case, channels in (("linear", linear, 5), ("conv", conv, 4)):
+        grid = [np.abs(reals(channels)) + 0.1, reals(channels)]
+        inputs = [*case.inputs, *[None] * (15 - len(case.inputs)), *grid]
+        more = {**case.attributes, "out_bits": [1, 2, 3, 8, 4][:channels]}
+        yield f"{name}-codes", Case(f"{case.operator}Codes", 1, inputs, more)
+
+
+def _windows() -> Iterator[tuple[str, Case]]:
+    tokens = reals(2, 4, 6, 14)  # windows of 2 x 3, two heads of 2 and 3 channels
+    terms = [reals(2, 6, 6), reals(4, 1, 6), np.zeros((1, 6, 6), np.float32)]
+    rules = {"bits": [4, 4, 4, 4], "per_length": [0, 0, 0, 0], "shortest": [0, 0, 9, 0]}
+    more = {"multiplies": [0, 1, 0], "repeats": [1, 2, 1], "factor": 0.5, "per_row": 1}
+    where = {"window": [2, 3], "shift": [1, 2], "heads": 2, "widths": [2, 3], "firsts": [0, 4, 8]}
+    grids = [*_grid(4), *_grid(4, 2), *_grid(4), *_grid(4)]
+    inputs = [tokens, tokens, tokens, *grids]
+    attributes = {**rules, **more, **where}
+    yield "windows", Case("BitWindows", 3, [*inputs, *terms], attributes, 3)
+    plain = {**rules, **where, "out_bits": [2]}
+    outs = [*[None] * 4, *_grid(2, 6)]
+    yield "windows-codes", Case("BitWindowsCodes", 3, [*inputs, *outs], plain)
+
+
 def _reals() -> Iterator[tuple[str, Case]]:
     x, picture, parts = reals(2, 3, 8), reals(2, 4, 3, 5), [reals(4).astype(np.float16), reals(4)]
     yield "layer-norm", Case("LayerNorm", 1, [x, reals(8), reals(8)], {"eps": 1e-5})
@@ -122,7 +147,7 @@ def cases() -> dict[str, Case]:
             (4, 3, 1, 1), (2, 4), last=1, free=[reals(1, 6, 7, 3), reals(4)], head=[add], tail=[add]
         ),
     }  # fmt: skip
-    return {**made, **dict(_products()), **dict(_reals())}
+    return {**made, **dict(_products()), **dict(_codes()), **dict(_windows()), **dict(_reals())}
 
 
 def file_of(case: Case) -> bytes:
@@ -145,7 +170,9 @@ def file_of(case: Case) -> bytes:
         for k in free
     ]
     node = helper.make_node(case.operator, names, ["y"], domain=schema.DOMAIN, **case.attributes)
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    codes = schema.OPERATORS[case.operator].codes
+    made = TensorProto.UINT8 if codes else TensorProto.FLOAT
+    out = helper.make_tensor_value_info("y", made, None)
     graph = helper.make_graph([node], "g", values, [out], known)
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(schema.DOMAIN, schema.VERSION)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)

@@ -170,6 +170,32 @@ def test_what_is_not_ours_stays_with_torch(name: str, walked: Any) -> None:
         assert torch.equal(done.packed(tokens())[1], function(tokens()))
 
 
+CONVOLUTIONS: dict[str, tuple[nn.Module, bool]] = {
+    "a convolution": (nn.Conv2d(5, 7, 3, padding=1), True),
+    "with strides, without bias": (nn.Conv2d(5, 8, (3, 1), (2, 1), dilation=2, bias=False), True),
+    "on padding by name": (nn.Conv2d(5, 4, 3, padding="same"), True),
+    "in groups": (nn.Conv2d(5, 10, 3, groups=5), False),
+    "in double": (nn.Conv2d(5, 7, 3).double(), False),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_float_convolutions_run_on_channels_last(name: str) -> None:
+    layer, ours = CONVOLUTIONS[name]
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 12, 9, dtype=layer.weight.dtype)  # type: ignore[call-overload]
+    model = Rewritten(nn.Sequential(layer))
+    model.on_codes = True
+    last = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        y, wanted, plain = model(x), layer(last), layer(x)
+        assert torch.equal(y, wanted if ours else plain)
+        assert y.is_contiguous(memory_format=torch.channels_last) == ours
+        assert torch.equal(model(last), wanted)
+    torch.testing.assert_close(y, plain)
+    assert torch.equal(model(x), layer(x))  # gradients flow: torch's own
+
+
 def test_gradients_are_those_of_torch(walked: Any) -> None:
     done = walked(Calls(F.gelu), tokens())
     x = tokens().requires_grad_()
@@ -180,5 +206,5 @@ def test_gradients_are_those_of_torch(walked: Any) -> None:
 
 def test_every_function_has_its_test() -> None:
     assert {f.__name__ for f in REALS.values()} == {
-        "_layer_norm", "_group_norm", "_gelu", "_sigmoid", "_silu", "_normalize",
+        "_layer_norm", "_group_norm", "_gelu", "_sigmoid", "_silu", "_normalize", "_conv2d",
     }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitcompress.errors import DataError, RecipeError, UsageError
-from bitcompress.models.bidiffsr import PAPER, TINY, BiDiffSR, TimeEmbedding
+from bitcompress.models.bidiffsr import PAPER, TINY, BiDiffSR, ResidualNoise, TimeEmbedding
 from bitcompress.models.diffusion import linear_schedule
 from bitcompress.models.reshape import FUSIONS, float_conv
 from bitcompress.models.targets import TARGETS, build_target
@@ -178,6 +178,21 @@ def test_with_a_spread_a_silent_network_says_what_a_gaussian_explains(t: int) ->
             out = net(noisy, torch.full((1, 3, 4, 4), 0.4), torch.tensor([t]))
         assert float(out.mean()) == pytest.approx(0.02 * slope + wanted, rel=0.02, abs=2e-3)
     assert set(net.state_dict()) == set(tiny().state_dict())
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.1, 1.0])
+def test_the_factors_of_a_spread_are_those_of_the_schedule(spread: float) -> None:
+    factors, kept, t = ResidualNoise(spread), linear_schedule().kept, torch.arange(2000)
+    total = kept * spread**2 + 1 - kept
+    one, zero = torch.ones(2000, 1, 1, 1), torch.zeros(2000, 1, 1, 1)
+    guess = (1 - kept).sqrt() / total
+    for inputs, wanted in (
+        ((one, zero, zero), spread * (kept / total).sqrt()),
+        ((zero, one, zero), guess),
+        ((zero, zero, one), -guess * kept.sqrt()),
+    ):
+        made = factors(*inputs, t).flatten().double()
+        torch.testing.assert_close(made, wanted, rtol=1e-6, atol=0.0)
 
 
 NOISY, CONDITION, T = inputs()

@@ -72,6 +72,7 @@ def test_an_unknown_word_names_the_nearest(data: dict[str, Any], where: str, nea
         {"schema_version": 2}, {"train": {"lr": 0}}, {"train": {"ema": 1.0}},
         {"train": {"stages": {"first_share": 1}}}, {"blocks": {"time_groups": 0}},
         {"train": {"distill": {"share": 2}}}, {"metadata": {}}, {"blocks": {"time_arg": "t"}},
+        {"blocks": {"time_span": [0.1, 1]}}, {"blocks": {"time_span": [1, 1], "time_groups": 2}},
         {"blocks": {"time_aware": "thresholds"}}, {"blocks": {"time_aware": "x", "time_groups": 2}},
     ],
 )  # fmt: skip

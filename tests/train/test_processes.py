@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from bitcompress.train.processes import rank, said_alone
+
 PROGRAM = """
 import importlib.util, sys
 from pathlib import Path
@@ -72,3 +74,14 @@ def test_broken_and_resumed_on_two_processes_ends_bit_for_bit(tmp_path: Path) ->
             process.communicate()
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_launchers_say_which_process_this_is() -> None:
+    assert rank({}) == 0 and rank({"RANK": "1"}) == 1 and rank({"PMI_RANK": "2"}) == 2
+
+
+def test_one_process_where_more_were_asked_for_is_told() -> None:
+    asked = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}
+    assert "torchrun --nproc-per-node N" in said_alone(asked)
+    assert not said_alone({}) and not said_alone({"ACCELERATE_USE_CPU": "True"})
+    assert not said_alone({**asked, "WORLD_SIZE": "2"}) and not said_alone({**asked, "RANK": "0"})

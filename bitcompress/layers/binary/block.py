@@ -110,10 +110,10 @@ class BinaryBlock(nn.Module):
         if not plain or not one or isinstance(norm, ChannelLayerNorm):
             return None
         pictures = self._opened(x)
-        if pictures.dtype == torch.bfloat16:
-            pictures = pictures.float()
+        pictures = pictures.float() if pictures.dtype == torch.bfloat16 else pictures
         if not fused.takes(pictures):
             return None
+        pictures = laid(pictures)
         s, alpha = self.threshold(pictures, index, self._bordered(pictures))
         s, look = self.core.bordered(s)
         shape = self.core.weight.shape
@@ -123,16 +123,12 @@ class BinaryBlock(nn.Module):
         gain, shift = self.folded() if batch is None else (batch.weight, batch.bias)
         tables = [None] * 3 if act is None else [act.before, act.slope, act.after]
         rows = [t if t is None or len(t) == 1 else t[index] for t in tables]
-        both = self.stage == "both"
-        if both:
+        if both := self.stage == "both":
             self.core.prepare()
-        y = fused.fused(
-            s, self.core.weight, fused.Numbers(alpha, gain, shift, *rows), beside,
-            fused.Plan(
-                self.core.latent() if both else None, look, self.spec.rule.before, batch, self.bias
-            ),
-        )  # fmt: skip
-        return self._reduced(y, x)
+        latent = self.core.latent() if both else None
+        plan = fused.Plan(latent, look, self.spec.rule.before, batch, self.bias)
+        numbers = fused.Numbers(alpha, gain, shift, *rows)
+        return self._reduced(fused.fused(s, self.core.weight, numbers, beside, plan), x)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The scaled sums before any norm, and what the shortcut adds; pictures (N, O, H, W)."""

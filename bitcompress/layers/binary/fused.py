@@ -133,7 +133,7 @@ class _Fused(torch.autograd.Function):
         grad, needs = grads[0].contiguous(memory_format=LAST), ctx.needs_input_grad
         to_v = None if inside is None and seen is None else torch.empty_like(grad)
         to_p = None if seen is not None else torch.empty_like(p)
-        given = tables[:, [0, 1, 2, 4]].contiguous()
+        given = tables[:, 1:].contiguous()
         sums = torch.empty_like(given)
         _kernels().learn_tail_back(
             _rows(p, each), given, _rows(inside, each), _rows(grad, each), _rows(to_v, each),
@@ -189,14 +189,14 @@ def _or(values: Tensor | None, otherwise: float) -> Tensor | float:
 
 
 def _tables(scale: Tensor, own: Numbers, seen: Statistics | None, groups: int) -> Tensor:
-    """factor, shift, slope, after, and what to_v becomes to_p with. Returns: (G, 5, O)."""
+    """after, factor, shift, slope, and what to_v becomes to_p with. Returns: (G, 5, O)."""
     gain, shift = _or(own.gain, 1), _or(own.shift, 0)
     if seen is not None:
         gain = gain * seen.over
         shift = shift - seen.mean * gain
     back = gain * _or(own.alpha, 1)
     found = torch.empty(groups, 5, len(scale))
-    numbers = back * scale, shift + _or(own.before, 0), _or(own.slope, 1), _or(own.after, 0), back
+    numbers = _or(own.after, 0), back * scale, shift + _or(own.before, 0), _or(own.slope, 1), back
     for kind, value in enumerate(numbers):
         found[:, kind] = value
     return found

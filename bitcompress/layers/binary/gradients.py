@@ -10,27 +10,17 @@ from torch import Tensor
 from bitcompress.packed.ops import memory_format_like
 
 
-class _Laid(torch.autograd.Function):
-    """x, whose gradient comes back in the order in memory of x.
-
-    Slices and pads behind a block give theirs in another, and batch norm, PReLU and sums of two
-    orders are many times slower then.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.order = memory_format_like(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0].contiguous(memory_format=ctx.order)
-
-
 def laid(x: Tensor) -> Tensor:
-    """x (N, C, H, W), whose gradient comes back in the order in memory of x."""
-    result: Tensor = _Laid.apply(x)  # type: ignore[no-untyped-call]
-    return result
+    """x (N, C, H, W), whose gradient comes back in the order in memory of x.
+
+    Slices and pads beside a block give theirs in another, and batch norm, ReLU and sums of two
+    orders are many times slower then. A hook and no function: x may be changed in place afterwards.
+    A leaf is left alone, it would keep a hook of every run.
+    """
+    if x.requires_grad and not x.is_leaf:
+        order = memory_format_like(x)
+        x.register_hook(lambda grad: grad.contiguous(memory_format=order))  # type: ignore[no-untyped-call]
+    return x
 
 
 class _Shown(torch.autograd.Function):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from bitcompress import native
 from bitcompress.errors import UsageError
 from bitcompress.layers.binary.axes import PICTURES, along, over_places
+from bitcompress.native import is_traced
+from bitcompress.packed.binary import rows_of
 from bitcompress.packed.dab import WORD, DabTables, bounded, dab_bounds, dab_means, words_mean
 from bitcompress.quant.sign import Sign
 
@@ -82,7 +84,7 @@ def picked(table: Tensor, index: Tensor | None) -> Tensor:
         return table[0]
     if index is None:
         raise UsageError("a time-aware block needs a clock: give binary_block(..., clock=...)")
-    return table[index.to(table.device)]
+    return rows_of(table, index if is_traced() else index.to(table.device))
 
 
 class _Static(Threshold):

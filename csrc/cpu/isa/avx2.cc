@@ -13,6 +13,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "chain.h"
 #include "forms.h"
 #include "tiles.h"
 
@@ -199,6 +200,7 @@ const Kernels kAvx2 = {
     &kWords,
     form_for,
     step_rows,
+    chain_rows,
     sum_columns,
     sum_line,
     &kLearning,

@@ -15,6 +15,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "chain.h"
 #include "avx2_forms.h"
 #include "forms.h"
 #include "tiles.h"
@@ -161,9 +162,29 @@ inline __m512i add_codes(__m512i sum, const uint8_t* codes, int64_t n) {
   return _mm512_dpbusd_epi32(sum, _mm512_maskz_loadu_epi8(first_bytes(n - i), codes + i), ones);
 }
 
+// What the lanes of four registers add up to.
+inline __m128i sums_of_four(const __m512i (&x)[4]) {
+  const auto pairs = [](__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  };
+  const __m512i low = pairs(x[0], x[1]), high = pairs(x[2], x[3]);
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high),
+                                       _mm512_unpackhi_epi64(low, high));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
 void sum_all(const uint8_t* codes, int64_t rows, int64_t n, int32_t* out) {
   if (n < 8) return sum_rows(codes, rows, n, out);
-  for (int64_t r = 0; r < rows; ++r)
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    __m512i sums[4];
+    for (int i = 0; i < 4; ++i)
+      sums[i] = add_codes(_mm512_setzero_si512(), codes + (r + i) * n, n);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + r), sums_of_four(sums));
+  }
+  for (; r < rows; ++r)
     out[r] = _mm512_reduce_add_epi32(add_codes(_mm512_setzero_si512(), codes + r * n, n));
 }
 
@@ -255,6 +276,7 @@ const Kernels kAvx512vnni = {
     &kBytes,
     form_for,
     step_rows,
+    chain_rows,
     sum_columns,
     sum_line,
     &kLearning,

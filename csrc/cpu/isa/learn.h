@@ -69,8 +69,8 @@ void learn_moments(const T* __restrict__ p, int64_t n, float* __restrict__ sum,
 template <class T, bool kInside, bool kBehind>
 void tail_as(const T* __restrict__ p, const float* const* tables, const float* __restrict__ beside,
              int64_t n, float* __restrict__ out) {
-  const float *__restrict__ factor = tables[0], *__restrict__ shift = tables[1],
-              *__restrict__ slope = tables[2], *__restrict__ after = tables[3];
+  const float *__restrict__ after = tables[0], *__restrict__ factor = tables[1],
+              *__restrict__ shift = tables[2], *__restrict__ slope = tables[3];
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     float v = real_of(p[i]) * factor[i] + shift[i];

@@ -12,9 +12,24 @@ namespace {
 
 typedef int32_t Ints __attribute__((vector_size(4 * kVector)));
 
+// See Readout::unit.
+inline void read_whole(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
+                       int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
+                       float* out, int64_t out_stride) {
+  const float *__restrict unit = r.unit, *__restrict base = r.base;
+  for (int64_t j = 0; j < rows; ++j, sums += sums_stride, out += out_stride) {
+    const float row = r.has_row ? static_cast<float>(row_sums[j * row_sums_stride]) * r.share : 0.0f;
+    const int32_t* __restrict from = sums;
+    float* __restrict to = out;
+    for (int64_t i = 0; i < n; ++i) to[i] = unit[i] * (static_cast<float>(from[i]) + row + base[i]);
+  }
+}
+
 inline void read_rows(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
                       int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                       float* out, int64_t out_stride) {
+  if (r.unit != nullptr)
+    return read_whole(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
   for (int64_t i = 0; i < rows; ++i) {
     const int32_t *from = sums + i * sums_stride, *of_row = row_sums + i * row_sums_stride;
     float* to = out + i * out_stride;

@@ -73,6 +73,8 @@ inline void read_columns(const Readout& r, int64_t rows, int64_t n, const int32_
 inline void read_rows_512(const Readout& r, int64_t rows, int64_t n, const int32_t* sums,
                           int64_t sums_stride, const int32_t* row_sums, int64_t row_sums_stride,
                           float* out, int64_t out_stride) {
+  if (r.unit != nullptr)
+    return read_whole(r, rows, n, sums, sums_stride, row_sums, row_sums_stride, out, out_stride);
   const auto read = !r.has_row ? read_columns<RowSums::none>
                     : r.each   ? read_columns<RowSums::each>
                                : read_columns<RowSums::one>;

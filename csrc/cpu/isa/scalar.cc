@@ -9,6 +9,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "chain.h"
 #include "forms.h"
 #include "scalar_bits.h"
 
@@ -128,6 +129,7 @@ const Kernels kScalar = {
     &kWords,
     form_for,
     step_rows,
+    chain_rows,
     sum_columns,
     sum_line,
     &kLearning,

@@ -217,7 +217,7 @@ size_t Context::inputs() const {
   return count;
 }
 
-Tensor Context::real(size_t i) const {
+Tensor Context::input(size_t i) const {
   const Value* value = nullptr;
   require(i < schema_.input_count, "the operator has no input number " + std::to_string(i));
   const std::string name = schema_.inputs[i].name;
@@ -226,8 +226,19 @@ Tensor Context::real(size_t i) const {
                     context_, i, &value));
   }
   require(value != nullptr, "the input " + name + " is missing");
-  Tensor tensor = tensor_of(api_, value);
-  require(tensor.type == kFloat, "the input " + name + " must be float32");
+  return tensor_of(api_, value);
+}
+
+Tensor Context::real(size_t i) const {
+  Tensor tensor = input(i);
+  require(tensor.type == kFloat, std::string("the input ") + schema_.inputs[i].name + " must be float32");
+  return tensor;
+}
+
+Tensor Context::number(size_t i) const {
+  Tensor tensor = input(i);
+  require(tensor.type == kFloat || tensor.type == kUint8,
+          std::string("the input ") + schema_.inputs[i].name + " must be float32, or uint8 codes");
   return tensor;
 }
 
@@ -240,13 +251,13 @@ bool Context::has(size_t i) const {
   return value != nullptr;
 }
 
-float* Context::output(const Shape& shape) const {
+void* Context::output(const Shape& shape) const {
   Value* value = nullptr;
   check(api_, api_.at<Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>(
                   kContextGetOutput)(context_, 0, shape.data(), shape.size(), &value));
   void* data = nullptr;
   check(api_, api_.at<Status*(Value*, void**)>(kGetTensorMutableData)(value, &data));
-  return static_cast<float*>(data);
+  return data;
 }
 
 int Context::threads() {

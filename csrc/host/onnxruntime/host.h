@@ -24,7 +24,7 @@ void require(bool holds, const std::string& sentence);
 // Throws what a status means; `what` says of which call.
 void check(bc_status status, const char* what);
 
-enum class Kind { real, bytes, parameter };
+enum class Kind { real, number, bytes, parameter };
 enum class Count { one, optional };
 
 struct Port {
@@ -45,6 +45,7 @@ struct Schema {
   size_t input_count;
   const Attribute* attributes;
   size_t attribute_count;
+  bool codes;  // whether the output is uint8
 
   size_t port(const char* name) const;
   const Attribute& attribute(const char* name) const;
@@ -111,9 +112,13 @@ class Context {
   size_t inputs() const;
   // Input number i, of float32.
   Tensor real(size_t i) const;
+  // Likewise, or of uint8 where it holds codes.
+  Tensor number(size_t i) const;
   // Whether input number i is connected.
   bool has(size_t i) const;
-  float* output(const Shape& shape) const;
+  // float32, or uint8 where the operator gives codes.
+  void* output(const Shape& shape) const;
+  float* reals(const Shape& shape) const { return static_cast<float*>(output(shape)); }
   // Runs what calls of bits.h do inside on the threads of the session.
   template <class F>
   void with_threads(F&& call) const {
@@ -129,6 +134,7 @@ class Context {
 
  private:
   static void run(void* self, bc_task task, void* context, int64_t count);
+  Tensor input(size_t i) const;
 
   const Api& api_;
   KernelContext* context_;
@@ -148,6 +154,7 @@ std::unique_ptr<Kernel> make_conv2d(const Info& info);
 std::unique_ptr<Kernel> make_linear(const Info& info);
 std::unique_ptr<Kernel> make_matmul(const Info& info);
 std::unique_ptr<Kernel> make_attention(const Info& info);
+std::unique_ptr<Kernel> make_windows(const Info& info);
 std::unique_ptr<Kernel> make_layer_norm(const Info& info);
 std::unique_ptr<Kernel> make_gelu(const Info& info);
 std::unique_ptr<Kernel> make_sigmoid(const Info& info);

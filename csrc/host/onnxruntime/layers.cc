@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "host.h"
+#include "operands.h"
 
 namespace ort {
 namespace {
@@ -113,12 +114,21 @@ class Layer : public Kernel {
     spec.cut_groups = static_cast<int64_t>(cut_scale.size());
     spec.grids = {x_scale.data(), x_offset.data(), scale.data(), offset.data(),
                   static_cast<int64_t>(scale.size()), bias.has_value() ? bias->data() : nullptr};
+    if (info.schema().codes) read_out_grid(info, w[0]);
     bc_layer* made = nullptr;
     check(bc_layer_new(&spec, &made), "the weights");
     layer_.reset(made);
   }
 
  protected:
+  // By what the output is cut: one grid, or one for each channel.
+  void read_out_grid(const Info& info, int64_t channels) {
+    out_ = out_grid(info);
+    const int64_t groups = static_cast<int64_t>(out_.scale.size());
+    require(groups == 1 || groups == channels, "there are " + std::to_string(groups) + " grids for " +
+                                                   std::to_string(channels) + " channels of y");
+  }
+
   // The weight in bytes of codes [outputs][kernel height][kernel width][inputs / groups].
   static std::vector<uint8_t> unpacked(const Info& info, int bits, const Shape& w) {
     const Tensor weight = info.constant("weight");
@@ -141,6 +151,13 @@ class Layer : public Kernel {
     return codes;
   }
 
+  // Whether x was cut already; then no step may stand before the cut.
+  int codes_of(const Tensor& x) const {
+    if (x.type != kUint8) return 0;
+    require(head_.empty(), "x is codes, and there are steps before the cut");
+    return 1;
+  }
+
   int64_t channels() const { return geometry_.weight[1] * geometry_.groups; }
 
   void go(const Context& context, bc_run run, const Shape& in_rows, const Shape& out_rows) const {
@@ -149,11 +166,16 @@ class Layer : public Kernel {
     const std::vector<bc_step> tail = tail_.bound(context, out_rows, whole);
     run.head = head.data(), run.head_count = static_cast<int64_t>(head.size());
     run.tail = tail.data(), run.tail_count = static_cast<int64_t>(tail.size());
+    if (!out_.scale.empty()) {
+      run.sink.scale = out_.scale.data(), run.sink.offset = out_.offset.data(), run.sink.top = out_.top.data();
+      run.sink.groups = static_cast<int64_t>(out_.scale.size());
+    }
     context.with_threads([&] { check(bc_layer_run(layer_.get(), &run, Context::threads()), "the run"); });
   }
 
   Geometry geometry_;
   Steps head_, tail_;
+  OutGrid out_;
   std::unique_ptr<bc_layer, void (*)(bc_layer*)> layer_;
 };
 
@@ -162,16 +184,16 @@ class Linear final : public Layer {
   using Layer::Layer;
 
   void compute(const Context& context) const override {
-    const Tensor x = context.real(0);
+    const Tensor x = context.number(0);
     require(!x.shape.empty() && x.axis(1) == channels(),
             "x is " + text(x.shape) + ", the weight takes " + std::to_string(channels()) + " inputs");
     Shape made = x.shape;
     made.back() = geometry_.weight[0];
-    float* out = context.output(made);
+    void* out = context.output(made);
     bc_run run{};
     run.images = 1, run.height = 1, run.width = product(x.shape) / std::max<int64_t>(channels(), 1);
     if (run.width == 0) return;
-    run.x = x.data, run.pitch = channels();
+    run.x = x.data, run.pitch = channels(), run.x_codes = codes_of(x);
     run.sink.out = out, run.sink.pitch = made.back();
     go(context, run, x.shape, made);
   }
@@ -184,10 +206,11 @@ class Conv2d final : public Layer {
         x_last_(info.integer("x_last", 0, 1) != 0),
         y_last_(info.integer("y_last", 0, 1) != 0) {
     require(x_last_ || head_.empty(), "steps before a convolution need x_last");
+    require(y_last_ || out_.scale.empty(), "codes of pictures need y_last");
   }
 
   void compute(const Context& context) const override {
-    const Tensor x = context.real(0);
+    const Tensor x = context.number(0);
     const size_t channel = x_last_ ? 3 : 1;
     require(x.shape.size() == 4 && x.shape[channel] == channels(),
             "x is " + text(x.shape) + ", the convolution takes " + std::to_string(channels()) +
@@ -198,8 +221,10 @@ class Conv2d final : public Layer {
     check(bc_layer_size(layer_.get(), run.height, run.width, &h, &w), "the size of x");
     const Shape rows{run.images, h, w, geometry_.weight[0]};
     const Shape made = y_last_ ? rows : Shape{run.images, geometry_.weight[0], h, w};
-    float* out = context.output(made);
+    void* out = context.output(made);
     if (product(made) == 0 || product(x.shape) == 0) return;
+    run.x_codes = codes_of(x);
+    require(run.x_codes == 0 || x_last_, "codes of pictures need x_last");
     run.x = x.data, run.x_order = x_last_ ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST;
     run.out_order = y_last_ ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST;
     run.pitch = x_last_ ? channels() : 0;

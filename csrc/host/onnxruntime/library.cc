@@ -17,7 +17,9 @@ struct Named {
 
 constexpr Named kMakers[] = {
     {"BitConv2d", make_conv2d}, {"BitLinear", make_linear}, {"BitMatMul", make_matmul},
-    {"BitAttention", make_attention}, {"LayerNorm", make_layer_norm}, {"BitGelu", make_gelu},
+    {"BitAttention", make_attention}, {"BitConv2dCodes", make_conv2d},
+    {"BitLinearCodes", make_linear}, {"BitWindows", make_windows},
+    {"BitWindowsCodes", make_windows}, {"LayerNorm", make_layer_norm}, {"BitGelu", make_gelu},
     {"BitSigmoid", make_sigmoid},    {"Silu", make_silu},        {"Unit", make_unit},
     {"PixelMean", make_pixel_mean},  {"GroupNorm", make_group_norm},
 };
@@ -92,8 +94,9 @@ ElementType input_type(const CustomOp* op, size_t i) {
       return kFloat;
     case Kind::bytes:
       return kUint8;
+    case Kind::number:
     case Kind::parameter:
-      return kUndefined;  // of any type: float32 or float16, which the kernel checks
+      return kUndefined;  // of any type: float32, or uint8 or float16, which the kernel checks
   }
   return kFloat;
 }
@@ -111,7 +114,7 @@ constexpr CustomOp functions() {
   op.provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
   op.input_type = input_type;
   op.input_count = [](const CustomOp* self) { return of(self).schema->input_count; };
-  op.output_type = [](const CustomOp*, size_t) { return kFloat; };
+  op.output_type = [](const CustomOp* self, size_t) { return of(self).schema->codes ? kUint8 : kFloat; };
   op.output_count = [](const CustomOp*) -> size_t { return 1; };
   op.destroy = [](void* kernel) { delete static_cast<Made*>(kernel); };
   op.input_characteristic = characteristic;

@@ -46,7 +46,7 @@ class PixelMean final : public Kernel {
       require(given.shape == shape, "centre is " + text(given.shape) + ", not " + text(shape));
       centre = given.reals();
     }
-    float* out = context.output(shape);
+    float* out = context.reals(shape);
     const int64_t count = product(shape);
     if (count == 0) return;
     const auto share = static_cast<float>(1.0 / static_cast<double>(pixels.pixels));
@@ -83,7 +83,7 @@ class GroupNorm final : public Kernel {
       require(!part->has_value() || static_cast<int64_t>((*part)->size()) == p.channels,
               "x is " + text(x.shape) + ", gain and shift have another number of channels");
     }
-    float* out = context.output(x.shape);
+    float* out = context.reals(x.shape);
     if (size == 0) return;
     const int64_t count = p.images * p.channels;
     std::vector<float> scale(static_cast<size_t>(count)), offset(static_cast<size_t>(count));

@@ -1,61 +1,12 @@
 // BitMatMul and BitAttention: products of activations that are cut into codes at run time.
 #include <algorithm>
 #include <array>
-#include <limits>
 
 #include "host.h"
+#include "operands.h"
 
 namespace ort {
 namespace {
-
-// The grid of an operand: its numbers, and what becomes of them for a length.
-struct OperandGrid {
-  std::vector<float> scale, offset;
-  int bits = 8, per_length = 0;
-  int64_t shortest = 0;
-
-  // One for each matrix of a batch; grid number b mod the number of grids.
-  struct Spread {
-    std::vector<float> scale, offset;
-  };
-  Spread spread(int64_t batch, int64_t heads, int64_t length) const {
-    const int64_t groups = static_cast<int64_t>(scale.size());
-    require(groups == 1 || groups == heads, "there are " + std::to_string(groups) + " grids for " +
-                                                std::to_string(heads) + " matrices");
-    std::vector<float> s(scale), o(offset);
-    check(bc_length_grid(length, bits, per_length, shortest, groups, s.data(), o.data()), "a grid");
-    Spread out;
-    out.scale.resize(static_cast<size_t>(batch)), out.offset.resize(static_cast<size_t>(batch));
-    for (int64_t b = 0; b < batch; ++b) {
-      out.scale[b] = s[b % groups], out.offset[b] = o[b % groups];
-    }
-    return out;
-  }
-};
-
-OperandGrid grid_of(const Info& info, const std::string& of, const Shape& bits, const Shape& per_length,
-                    const Shape& shortest, size_t i) {
-  OperandGrid grid;
-  grid.scale = info.parameter((of + "_scale").c_str());
-  require(!grid.scale.empty(), "the scale of " + of + " is empty");
-  grid.offset = info.parameter((of + "_offset").c_str(), static_cast<int64_t>(grid.scale.size()));
-  grid.bits = static_cast<int>(bits[i]), grid.per_length = static_cast<int>(per_length[i]);
-  grid.shortest = shortest[i];
-  return grid;
-}
-
-constexpr int64_t kLongest = int64_t{1} << 31;
-
-std::vector<OperandGrid> grids_of(const Info& info, const std::vector<const char*>& names) {
-  const Shape bits = info.integers("bits", names.size(), 1, 8);
-  const Shape per_length = info.integers("per_length", names.size(), 0, 1);
-  const Shape shortest = info.integers("shortest", names.size(), 0, kLongest);
-  std::vector<OperandGrid> grids;
-  for (size_t i = 0; i < names.size(); ++i) {
-    grids.push_back(grid_of(info, names[i], bits, per_length, shortest, i));
-  }
-  return grids;
-}
 
 // Leading axes as one, all but the last two.
 struct Batch {
@@ -97,7 +48,7 @@ class MatMul final : public Kernel {
             "the operands " + text(a.shape) + " and " + text(b.shape) + " do not fit each other");
     Shape made = a.shape;
     made.back() = p.n;
-    float* out = context.output(made);
+    float* out = context.reals(made);
     if (product(made) == 0) return;
     require(p.k > 0, "a product over no element");
     const std::vector<int64_t> a_starts = starts_of(p.batch, p.m * p.k);
@@ -125,14 +76,7 @@ class Attention final : public Kernel {
         per_row_(info.integer("per_row", 0, 1) != 0),
         turned_(info.integer("turned", 0, 1) != 0),
         factor_(info.real("factor")),
-        multiplies_(info.integers("multiplies")),
-        repeats_(info.integers("repeats")),
-        first_term_(info.schema().port("term0")) {
-    require(multiplies_.size() == repeats_.size(), "multiplies and repeats differ in length");
-    for (const int64_t repeat : repeats_) {
-      require(repeat >= 1 && repeat <= kLongest, "the attribute repeats holds " + std::to_string(repeat));
-    }
-  }
+        terms_(info) {}
 
   void compute(const Context& context) const override {
     const Tensor q = context.real(0), k = context.real(1), v = context.real(2);
@@ -146,7 +90,7 @@ class Attention final : public Kernel {
                 " do not fit each other");
     Shape made = q.shape;
     made.back() = a.values;
-    float* out = context.output(made);
+    float* out = context.reals(made);
     if (product(made) == 0) return;
     require(a.depth > 0 && a.keys > 0, "attention over no element");
     const std::vector<int64_t> q_starts = starts_of(a.batch, a.queries * a.depth);
@@ -164,58 +108,18 @@ class Attention final : public Kernel {
       grids[i] = {spread[i].scale.data(), spread[i].offset.data(), grids_[i].bits};
     }
     a.q_grid = grids[0], a.k_grid = grids[1], a.p_grid = grids[2], a.v_grid = grids[3];
-    const std::vector<std::vector<int64_t>> starts = term_starts(context, a);
-    const std::vector<bc_term> terms = terms_of(context, a, starts);
-    a.terms = terms.data(), a.term_count = static_cast<int64_t>(terms.size());
+    const Terms::Bound terms = terms_.bound(context, a);
+    a.terms = terms.records.data(), a.term_count = static_cast<int64_t>(terms.records.size());
     a.heads = 1, a.q_factor = factor_, a.per_row = per_row_ ? 1 : 0;
     a.out.data = out, a.out.starts = out_starts.data(), a.out.row = a.values;
     context.with_threads([&] { check(bc_attend(&a, Context::threads()), "the attention"); });
   }
 
  private:
-  // Where the matrix of each term begins for each of the batch.
-  std::vector<std::vector<int64_t>> term_starts(const Context& context, const bc_attention& a) const {
-    std::vector<std::vector<int64_t>> all;
-    for (size_t t = 0; t < repeats_.size(); ++t) {
-      const Tensor term = this->term(context, t, a);
-      const int64_t size = term.shape[1] * term.shape[2];
-      std::vector<int64_t> starts(static_cast<size_t>(a.batch));
-      for (int64_t b = 0; b < a.batch; ++b) {
-        starts[b] = b / repeats_[t] % term.shape[0] * size;
-      }
-      all.push_back(std::move(starts));
-    }
-    return all;
-  }
-
-  std::vector<bc_term> terms_of(const Context& context, const bc_attention& a,
-                                const std::vector<std::vector<int64_t>>& starts) const {
-    std::vector<bc_term> terms;
-    for (size_t t = 0; t < repeats_.size(); ++t) {
-      const Tensor term = this->term(context, t, a);
-      const int64_t row = term.shape[1] > 1 || a.queries == 1 ? term.shape[2] : 0;
-      const int64_t column = term.shape[2] > 1 || a.keys == 1 ? 1 : 0;
-      terms.push_back({{term.reals(), starts[t].data(), row, column}, multiplies_[t] != 0 ? 1 : 0, nullptr});
-    }
-    return terms;
-  }
-
-  Tensor term(const Context& context, size_t t, const bc_attention& a) const {
-    Tensor term = context.real(first_term_ + t);
-    const Shape& s = term.shape;
-    const bool fits = s.size() == 3 && s[0] > 0 && (s[1] == a.queries || s[1] == 1) &&
-                      (s[2] == a.keys || s[2] == 1) && a.batch % repeats_[t] == 0 &&
-                      a.batch / repeats_[t] % s[0] == 0;
-    require(fits, "a term is " + text(s) + ", the logits are " +
-                      text({a.batch, a.queries, a.keys}));
-    return term;
-  }
-
   std::vector<OperandGrid> grids_;
   bool per_row_, turned_;
   float factor_;
-  Shape multiplies_, repeats_;
-  size_t first_term_;
+  Terms terms_;
 };
 
 }  // namespace

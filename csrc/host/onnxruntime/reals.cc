@@ -18,7 +18,7 @@ class LayerNorm final : public Kernel {
       require(!part->has_value() || static_cast<int64_t>((*part)->size()) == n,
               "x is " + text(x.shape) + ", gain and shift have another number of channels");
     }
-    float* out = context.output(x.shape);
+    float* out = context.reals(x.shape);
     if (product(x.shape) == 0) return;
     context.with_threads([&] {
       check(bc_layer_norm(x.reals(), product(x.shape) / n, n, n, gain_ ? gain_->data() : nullptr,
@@ -40,7 +40,7 @@ class ByNumber final : public Kernel {
 
   void compute(const Context& context) const override {
     const Tensor x = context.real(0);
-    float* out = context.output(x.shape);
+    float* out = context.reals(x.shape);
     const int64_t n = product(x.shape);
     if (n == 0) return;
     context.with_threads([&] { check(function_(x.reals(), n, out, Context::threads()), "x"); });
@@ -64,7 +64,7 @@ class Unit final : public Kernel {
     const int64_t axes = static_cast<int64_t>(x.shape.size());
     const int64_t axis = axis_ < 0 ? axis_ + axes : axis_;
     require(axis >= 0 && axis < axes, "x is " + text(x.shape) + " and has no axis " + std::to_string(axis_));
-    float* out = context.output(x.shape);
+    float* out = context.reals(x.shape);
     if (product(x.shape) == 0) return;
     int64_t outer = 1, inner = 1;
     for (int64_t i = 0; i < axis; ++i) outer *= x.shape[i];

@@ -32,7 +32,7 @@ bc_status bc_learn_cut_back(const bc_learn* size, const float* x, const void* gr
 bc_status bc_learn_moments(const bc_learn* size, const void* p, float* sums, int threads);
 
 /* With v = p factor + shift (+ beside): out = (v < 0 ? v slope : v) + after. beside may be null; with
- * `behind` it is added last, not to v. tables: factor, shift, slope, after. */
+ * `behind` it is added last, not to v. tables: after, factor, shift, slope. */
 bc_status bc_learn_tail(const bc_learn* size, const void* p, const float* tables,
                         const float* beside, int behind, float* out, int threads);
 

@@ -44,6 +44,27 @@ def test_packed_is_trained_in_eval(method: str, case: str, arithmetic: str) -> N
     assert torch.equal(block.bits(x), block.pack().bits(x))
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "bidense-tokens"])
+def test_its_output_may_be_changed_in_place(method: str, case: str, train: bool) -> None:
+    """As models do: `out += x`, ReLU6(inplace=True)."""
+    layer, shape = CASES[case]
+    if stands(layer, BlockSpec(method)):
+        pytest.skip(stands(layer, BlockSpec(method)))
+    block, x = binary_block(layer, BlockSpec(method)).train(train), torch.randn(shape)
+    if x.dim() == 4:  # the order of the fused passes
+        x = x.to(memory_format=torch.channels_last)
+    grads = []
+    for change in (lambda y: (y + 1).clamp(-2, 2), lambda y: y.add_(1).clamp_(-2, 2)):
+        block.zero_grad()
+        given = x.clone().requires_grad_()
+        change(block(given)).square().sum().backward()
+        grads.append([given.grad, *(p.grad for p in block.parameters() if p.requires_grad)])
+    for apart, inside in zip(*grads, strict=True):
+        assert apart is inside is None or torch.allclose(apart, inside, rtol=1e-4, atol=1e-5)
+
+
 def test_mixed_timesteps_are_those_of_each_sample() -> None:
     clock = Clock(5, 2000)
     block = binary_block(nn.Conv2d(16, 16, 3, padding=1), BlockSpec("bidiffsr", 5), clock=clock)

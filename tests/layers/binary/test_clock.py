@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ def test_one_number_serves_all_and_pieces_share_their_sample() -> None:
 @pytest.mark.parametrize(
     ("t", "reason"),
     [
-        (torch.tensor([0.5]), "torch.float32"), (0.5, "float"), (True, "bool"), (None, "NoneType"),
+        (torch.tensor([1.0, 0.5]), "timestep is 0.5"), (0.5, "is 0.5"), (True, "bool"),
+        (None, "NoneType"), (torch.tensor([1j]), "complex64"), (float("nan"), "NaN"),
         (torch.zeros(2, 2, dtype=torch.int64), "shape"),
         (torch.zeros(0, dtype=torch.int64), "shape"),
         (torch.tensor([5, 100]), "100 is out of range"), (-1, "-1 is out of range"),
@@ -48,6 +50,31 @@ def test_one_number_serves_all_and_pieces_share_their_sample() -> None:
 def test_what_is_no_timestep_is_refused(t: Any, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         Clock(4, 100).set(t)
+
+
+def test_whole_numbers_may_come_as_reals() -> None:
+    clock = Clock(4, 100)
+    for t in (30.0, torch.tensor([30.0]), torch.tensor(30, dtype=torch.bfloat16)):
+        clock.set(t)
+        assert clock.index(2).tolist() == [1, 1]
+
+
+def test_noise_levels_have_groups_even_in_their_logarithm() -> None:
+    clock = Clock(5, 5, (0.01, 100.0))
+    levels = [0.0, 0.01, 0.06, 0.07, 0.39, 0.4, 2.5, 2.6, 15.8, 15.9, 100.0, 1e9]
+    clock.set(torch.tensor(levels))
+    wanted = [min(max(int((math.log(v) - math.log(0.01)) / math.log(1e4) * 5), 0), 4)
+              for v in levels[1:]]  # fmt: skip
+    assert clock.index(12).tolist() == [0, *wanted] == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+    clock.set(2.6)
+    assert clock.index(2).tolist() == [3, 3]
+    clock.set(torch.tensor([3, 20]))
+    assert clock.index(2).tolist() == [3, 4]
+    with pytest.raises(DataError, match="noise level of -1"):
+        clock.set(torch.tensor([1.0, -1.0]))
+    for span in ((0.0, 1.0), (2.0, 1.0), (1.0, math.inf)):
+        with pytest.raises(UsageError, match="noise levels"):
+            Clock(5, 5, span)
 
 
 def test_impossible_clocks_and_runs_without_time_are_refused() -> None:

@@ -1,0 +1,137 @@
+"""The bytes of a file from a model that is written down: translated, simplified, sealed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bitcompress.artifact import Source
+from bitcompress.backends import schema
+from bitcompress.backends.capture import Captured
+from bitcompress.backends.codes import hand_codes
+from bitcompress.backends.fuse import fuse
+from bitcompress.backends.layout import channels_last
+from bitcompress.backends.portable import to_standard
+from bitcompress.backends.quiet import quiet
+from bitcompress.backends.session import DIGITS, SEAL, seal
+from bitcompress.backends.slim import fold, slim
+from bitcompress.backends.translate import translations
+from bitcompress.backends.words import split_words
+from bitcompress.errors import GateError
+
+TRANSLATE = "translate"
+"""The stage in which an operator of torch that no file has is found."""
+
+
+def file_of(
+    captured: Captured,
+    source: Source | None,
+    progress: Callable[[str], None],
+    *,
+    optimize: bool,
+    portable: bool,
+    codes: bool = False,
+) -> bytes:
+    """The bytes of the file, between whose nodes `codes` may pass.
+
+    Raises: GateError naming what cannot be translated.
+    """
+    calls = len(captured.program.graph.nodes)
+    progress(f"translating {calls} operators{'' if optimize else ' once more, as they are'}")
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                captured.program, dynamo=True, verbose=False, optimize=False,
+                custom_translation_table=translations(),
+            )  # fmt: skip
+        assert made is not None
+        model = made.model
+        progress(f"simplifying {len(model.graph)} nodes")
+        with quiet():
+            _simplify(model, captured, optimize=optimize, portable=portable, codes=codes)
+            model.metadata_props.update(_metadata(source, captured))
+            import onnx_ir
+
+            proto = onnx_ir.to_proto(model)
+    except Exception as error:
+        raise GateError(f"{TRANSLATE}: {_untranslated(error, captured.program)}") from error
+    return seal(bytes(proto.SerializeToString()))
+
+
+def _simplify(
+    model: Any, captured: Captured, *, optimize: bool, portable: bool, codes: bool
+) -> None:
+    """The graph as it is written, of an onnx_ir.Model as torch made it."""
+    from onnx_ir.passes import common
+
+    split_words(model)
+    if optimize:
+        fold(model)
+    if portable:
+        to_standard(model)
+    elif optimize:
+        channels_last(model)
+        common.RemoveUnusedNodesPass()(model)
+        fuse(model)
+        if codes:
+            hand_codes(model)
+    slim(model)
+    _name_sizes(model, captured)
+
+
+FAILED_NODE = re.compile(r"translating node %?(\w+)")
+
+
+def _untranslated(error: BaseException, program: Any) -> str:
+    """Which operator of torch could not be translated, and the module that made it."""
+    said: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said.append(" ".join(str(cause).split()))
+        cause = cause.__cause__ or cause.__context__
+    named = next((found for found in map(FAILED_NODE.search, said) if found), None)
+    for node in program.graph.nodes:
+        if named and node.name == named.group(1):
+            module = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+            where = module.removeprefix("model.").removeprefix("net.") or "the model"
+            return f"{node.target} of {where} has no form in ONNX ({said[-1][:160]})"
+    return said[-1][:300]
+
+
+def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:
+    """What a runner must know, in the file itself; the digest is filled in last."""
+    told = {
+        "operators": schema.VERSION,
+        "scale": None if source is None else source.scale,
+        "image_range": None if source is None else source.image_range,
+        "task": None if source is None else source.task,
+        "step": captured.sizes.step,
+    }
+    return {"bitcompress": json.dumps(told), SEAL.decode(): "0" * DIGITS}
+
+
+def _name_sizes(model: Any, captured: Captured) -> None:
+    """Call free sizes what they are; inputs keep the names of the model's arguments."""
+    import onnx_ir
+
+    words = ("batch", None, "height", "width")
+    for value, (name, tensor) in zip(model.graph.inputs, captured.inputs.items(), strict=True):
+        value.name = name
+        axes = [
+            size
+            if isinstance(size, int)
+            else (words[axis] if tensor.dim() == 4 else f"{name}_{axis}")
+            for axis, size in enumerate(value.shape)
+        ]
+        value.shape = onnx_ir.Shape(axes)
+    count = len(model.graph.outputs)
+    for number, value in enumerate(model.graph.outputs):
+        free = not set(captured.outputs) & set(captured.inputs)
+        named = captured.outputs if free and len(captured.outputs) == count else ()
+        value.name = named[number] if named else f"output{number or ''}"
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([s if isinstance(s, int) else None for s in value.shape])
