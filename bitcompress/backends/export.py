@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bitcompress.artifact import LoadedPacked, Source, folder
+from bitcompress.artifact import Source, folder
 from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
@@ -21,7 +21,7 @@ from bitcompress.backends.metric import check_metric, metric_of
 from bitcompress.backends.session import runtime
 from bitcompress.backends.sizes import sizes_of
 from bitcompress.backends.trials import example_of, trials
-from bitcompress.errors import GateError, OutputError, Unavailable
+from bitcompress.errors import GateError, OutputError, Unavailable, UsageError
 from bitcompress.graph.intercept import Rewritten
 
 NAME = "model.onnx"
@@ -42,8 +42,20 @@ class Exported:
     report: dict[str, Any]
 
 
+class Held(Protocol):
+    """A packed model with where it comes from: what is loaded, quantized or binarized."""
+
+    @property
+    def model(self) -> Rewritten:
+        """The packed model."""
+
+    @property
+    def source(self) -> Source:
+        """Where it comes from."""
+
+
 def export(
-    packed: LoadedPacked | Rewritten,
+    packed: Held | Rewritten,
     path: str | Path,
     example: Any = None,
     *,
@@ -64,9 +76,7 @@ def export(
     Raises: CaptureError, GateError naming the stage that failed, OutputError, Unavailable.
     """
     place = target(Path(path), overwrite)
-    model, source = (
-        (packed.model, packed.source) if isinstance(packed, LoadedPacked) else (packed, None)
-    )
+    model, source = _opened(packed)
     inputs = example_of(example, source, model)
     made = build(
         model, source, inputs, progress or (lambda stage: None), portable=portable, whole=whole
@@ -74,6 +84,18 @@ def export(
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
+
+
+def _opened(packed: Held | Rewritten) -> tuple[Rewritten, Source | None]:
+    if isinstance(packed, Rewritten):
+        return packed, None
+    model, source = getattr(packed, "model", None), getattr(packed, "source", None)
+    if not isinstance(model, Rewritten) or not isinstance(source, Source):
+        raise UsageError(
+            f"a {type(packed).__name__} is no packed model: give what load, quantize or binarize "
+            "gave, or its .model"
+        )
+    return model, source
 
 
 def target(path: Path, overwrite: bool) -> Path:

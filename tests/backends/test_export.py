@@ -20,7 +20,14 @@ from bitcompress.backends.metric import check_metric
 from bitcompress.backends.runner import FileModel
 from bitcompress.backends.session import ort_session, session_of
 from bitcompress.data.images import read_image, write_image
-from bitcompress.errors import GateError, LoadError, OutputError, ShapeError, Unavailable
+from bitcompress.errors import (
+    GateError,
+    LoadError,
+    OutputError,
+    ShapeError,
+    Unavailable,
+    UsageError,
+)
 from bitcompress.models import MODELS
 
 pytestmark = pytest.mark.ort
@@ -38,6 +45,17 @@ def folder(ort: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bitcompress.save(result, place / "out")
     bitcompress.export(bitcompress.load(place / "out"), place / "out")
     return place / "out"
+
+
+def test_what_quantize_gave_is_taken_and_other_things_are_refused(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 3, 3)).eval()
+    x = picture(1, 3, 12, 12)
+    result = bitcompress.quantize(net, (x,), recipe="minmax", data=[x])
+    report = bitcompress.export(result, tmp_path / "model.onnx", (x,))
+    assert (tmp_path / "model.onnx").stat().st_size == report["file_bytes"]
+    with pytest.raises(UsageError, match="a Sequential is no packed model: give what load"):
+        bitcompress.export(net, tmp_path / "other.onnx", (x,))  # type: ignore[arg-type]
 
 
 def picture(*shape: int) -> torch.Tensor:
