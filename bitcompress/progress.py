@@ -28,7 +28,7 @@ class ProgressLine:
         self._first = 0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Say how far a stage is; total 0 means that nobody knows.
+        """Say how far a stage is; total 0 means that nobody knows, and done 0 that it begins.
 
         What stands in brackets after the name of the stage may change from step to step.
         """
@@ -42,7 +42,7 @@ class ProgressLine:
         if now - self._printed < EVERY_SECONDS and done != total:
             return
         self._printed = now
-        text = f"{what} {done}" + (f" of {total}" if total else "")
+        text = what + (f" {done}" if done or total else "") + (f" of {total}" if total else "")
         steps = done - self._first
         if total and steps > 0 and done < total:
             text += f", {clock((now - self._started) / steps * (total - done))} left"
@@ -76,7 +76,7 @@ class _Bars:
             self._progress.start()
             self._open = True
             atexit.register(self.close)
-        count = f"{done} of {total}" if total else str(done)
+        count = f"{done} of {total}" if total else str(done or "")
         known = total or None
         if stage != self._stage:
             self._stage = stage

@@ -56,7 +56,7 @@ def test_commands_named_in_running_text_exist(page: int) -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    found: set[str] = {"--help", "--version", "-h"}
+    found: set[str] = {"--help", "--version", "-h", "--nproc-per-node"}  # the last is torchrun's
 
     def collect(command: click.Command) -> None:
         for parameter in command.params:

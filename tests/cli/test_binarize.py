@@ -66,7 +66,8 @@ def binary(small: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
 def sentence(done: Result, code: int) -> str:
     """The one line of an error, whose exit code is as it should be."""
     assert done.exit_code == code, done.output
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    other = ("note: ", "open model and data")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(other)]
     (line,) = lines
     assert line.startswith("error: ") and not line.startswith("error: unexpected")
     return line
