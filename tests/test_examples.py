@@ -51,6 +51,9 @@ def test_the_demo(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "packed" / "report.md").exists()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+PROGRAMS = sorted(p.name for p in EXAMPLES.glob("*.py") if "__main__" in p.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_every_example_has_help(name: str, tmp_path: Path) -> None:
     assert "usage: " in run(name, "--help", folder=tmp_path)

@@ -28,7 +28,7 @@ from bitcompress.layers.binary.thresholds import DAB, Threshold
 from bitcompress.layers.geometry import pad_for
 from bitcompress.packed.binary import TailStep, as_pixels, as_tokens, run_tail, sample_scaled, times
 from bitcompress.packed.dab import WORD
-from bitcompress.packed.ops import conv2d_size
+from bitcompress.packed.ops import conv2d_size, memory_format_like
 from bitcompress.packed.stored import pack
 
 STAGES = ("activations", "both")
@@ -100,7 +100,11 @@ class BinaryBlock(nn.Module):
             return self._reduced(self._closing(z, shortcut, index), x)
         gain, shift = self.folded()
         z, shortcut = self._parts(x, gain)
-        return self._reduced(run_tail(z, self.tail(shift), self.axis, index, shortcut), x)
+        y = run_tail(z, self.tail(shift), self.axis, index, shortcut)
+        if x.dim() == y.dim() == 4 and self.axis == PICTURES:
+            # As the packed twin gives it: what follows may round by the order in memory.
+            y = y.contiguous(memory_format=memory_format_like(x))
+        return self._reduced(y, x)
 
     def _quick(self, x: Tensor, index: Tensor | None) -> Tensor | None:
         """Forward in training by the kernels of `fused.py`; None where they do not take it."""

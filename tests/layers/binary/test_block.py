@@ -79,3 +79,13 @@ def test_mixed_timesteps_are_those_of_each_sample() -> None:
         for i in range(3):
             clock.set(t[i])
             assert torch.equal(run(x[i : i + 1])[0], whole[i])
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_eval_and_twin_give_the_same_order_in_memory(order: torch.memory_format) -> None:
+    """What follows, an enlargement say, may round by it."""
+    block = binary_block(nn.Conv2d(32, 16, 3, padding=1), BlockSpec("bidense")).eval()
+    block.to(memory_format=torch.channels_last)  # as training leaves it
+    x = torch.randn(2, 32, 6, 7).contiguous(memory_format=order)
+    with torch.no_grad():
+        assert block(x).stride() == block.pack()(x).stride()
