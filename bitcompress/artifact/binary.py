@@ -126,12 +126,16 @@ def _parts(reader: Reader, spec: Mapping[str, Any], what: str, clock: Clock | No
         raise LoadError(f"{what} is damaged: {len(records)} blocks cannot be a {form!r} {layer!r}")
     if form == "fusion" and len(records) != 2:
         raise LoadError(f"{what} is damaged: a fusion is made of 2 blocks, not {len(records)}")
-    parts: list[nn.Module] = []
+    parts: list[PackedBlock] = []
     for number, record in enumerate(records):
         table = checks.table(record, f"a part of {what}")
         if table.get("is") != BLOCK:
             raise LoadError(f"{what} is damaged: its parts are not blocks")
         parts.append(_block(reader, table, f"{what}.parts.{number}", clock))
+    one = parts[0]
+    alike = (one.axis, one.geometry, one.weight.shape)
+    if any((part.axis, part.geometry, part.weight.shape) != alike for part in parts):
+        raise LoadError(f"{what} is damaged: its parts are not of one shape")
     return Parts(form, parts, layer, shape)
 
 

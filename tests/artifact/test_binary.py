@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from bitcompress.blocks import (
     prepare_binary,
     settle,
 )
+from bitcompress.blocks.parts import Parts
 from bitcompress.errors import DataError, LoadError, UsageError
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.capture import as_inputs
@@ -222,3 +224,14 @@ def test_damage_is_refused_with_a_sentence(
     with pytest.raises(LoadError, match=said) as caught:
         load(tmp_path / "out", model=net)
     assert "\n" not in str(caught.value)
+
+
+def test_parts_of_several_shapes_are_refused(tmp_path: Path) -> None:
+    student, edits, model = packed("unet", "bidiffsr")
+    parts = next(m for m in student.modules() if isinstance(m, Parts) and m.form == "down")
+    one = parts.parts[0]
+    assert isinstance(one, PackedBlock)
+    one.geometry = replace(one.geometry, padding=(0, 0))
+    save_model(student, LIVE, tmp_path / "o", edits=edits)
+    with pytest.raises(LoadError, match="its parts are not of one shape"):
+        load(tmp_path / "o", model=model.net)
