@@ -90,10 +90,11 @@ def _finite(value: Tensor, name: str) -> Tensor:
 def _end(reader: Reader, spec: Mapping[str, Any], what: str) -> EndActivation:
     act = checks.string(checks.entry(spec, "act", what), f"the activation of {what}")
     (channels,) = checks.shape([checks.entry(spec, "channels", what)], f"the channels of {what}")
-    axis = checks.entry(spec, "axis", what)
-    if act not in ENDS or axis not in (PICTURES, TOKENS) or isinstance(axis, bool):
-        raise LoadError(f"{what} is damaged: no {checks.shorten(str(act))!r} stands there")
-    made = EndActivation.build({"act": act, "channels": channels, "axis": axis})
+    axis = checks.integer(checks.entry(spec, "axis", what), TOKENS, PICTURES, f"the axis of {what}")
+    if act not in ENDS or axis not in (PICTURES, TOKENS):
+        raise LoadError(f"{what} is damaged: no {checks.shorten(act)} on axis {axis} can be")
+    with torch.device("meta"):  # what a damaged file names may not fit into memory
+        made = EndActivation.build({"act": act, "channels": channels, "axis": axis})
     codings = checks.table(checks.entry(spec, "fields", what), f"the tensors of {what}")
     own = made.state_dict()
     if codings.keys() != own.keys():
@@ -103,7 +104,8 @@ def _end(reader: Reader, spec: Mapping[str, Any], what: str) -> EndActivation:
         {
             key: _taken(reader, tuple(own[key].shape), own[key].dtype, value, f"{what}.{key}")
             for key, value in codings.items()
-        }
+        },
+        assign=True,
     )
     return made.eval().requires_grad_(False)
 

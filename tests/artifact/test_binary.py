@@ -213,17 +213,46 @@ def test_damage_is_refused_with_a_sentence(
     what: str, stored: tuple[bytes, nn.Module], tmp_path: Path
 ) -> None:
     data, net = stored
-    change, said = DAMAGE[what]
+    refused(data, net, *DAMAGE[what], tmp_path / "out")
+
+
+def refused(data: bytes, net: nn.Module, change: Change, said: str, place: Path) -> None:
+    """A file whose index was changed, and signed anew, is refused with that sentence."""
     blobs, metadata = container.read(data, "it")
     index = json.loads(zlib.decompress(base64.b64decode(metadata["index"])))
     change(index, [spec for spec in index["specs"] if spec["is"] == "block"])
     text = base64.b64encode(zlib.compress(json.dumps(index).encode())).decode()
     plain = {name: bytes(part) for name, part in blobs.items()}
     changed = container.write(plain, {**metadata, "index": text})
-    folder.write(tmp_path / "out", {folder.MODEL: changed}, 2, overwrite=True)
+    folder.write(place, {folder.MODEL: changed}, 2, overwrite=True)
     with pytest.raises(LoadError, match=said) as caught:
-        load(tmp_path / "out", model=net)
+        load(place, model=net)
     assert "\n" not in str(caught.value)
+
+
+def _end(**change: Any) -> Change:
+    return lambda index, blocks: next(s for s in index["specs"] if s["is"] == "end").update(change)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (_end(channels=1 << 31), "cannot be"),
+        (_end(channels=1 << 40), "channels"),
+        (_end(act="exp"), "no '?exp'? on axis 1"),
+        (_end(axis=2), "the axis of"),
+        (_end(axis=0), "on axis 0"),
+        (_end(axis=True), "the axis of"),
+        (_end(fields={}), "missing"),
+    ],
+)
+def test_a_damaged_activation_behind_a_sum_is_refused(
+    change: Change, said: str, tmp_path: Path
+) -> None:
+    from bitcompress.artifact.encode import encode
+
+    student, edits, model = packed("resnet", "reactnet")
+    refused(encode(student, LIVE, edits), model.net, change, said, tmp_path / "out")
 
 
 def test_parts_of_several_shapes_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitcompress.errors import ShapeError
 from bitcompress.layers.binary.activations import Activation, PReLU, RPReLU, slope_of
 from bitcompress.packed.binary import TailStep, run_tail
 
@@ -29,7 +30,14 @@ class EndActivation(nn.Module):
         self.act, self.axis = act, axis
 
     def forward(self, x: Tensor) -> Tensor:
-        """In eval the steps that a packed model runs, with their bits."""
+        """In eval the steps that a packed model runs, with their bits.
+
+        Raises: ShapeError for another number of channels.
+        """
+        if x.dim() < 2 or x.shape[self.axis] != self.act.channels:
+            raise ShapeError(
+                f"an activation of {self.act.channels} channels was given {tuple(x.shape)}"
+            )
         if self.training:
             y: Tensor = self.act(x, self.axis, None)
             return y

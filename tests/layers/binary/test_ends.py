@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitcompress.errors import UsageError
+from bitcompress.errors import ShapeError, UsageError
 from bitcompress.layers.binary import EndActivation, end_activation
 from bitcompress.layers.binary.ends import KINDS
 
@@ -53,3 +53,10 @@ def test_settings_build_it_again() -> None:
 def test_other_activations_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot absorb GELU"):
         end_activation("prelu", nn.GELU(), 5, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (5,)])
+def test_other_channels_are_refused(shape: tuple[int, ...]) -> None:
+    end = end_activation("prelu", nn.ReLU(), 5, 1)
+    with pytest.raises(ShapeError, match="an activation of 5 channels"):
+        end(torch.zeros(shape))
