@@ -48,10 +48,6 @@ Tensor tensor_of(const Api& api, const Value* value) {
 
 }  // namespace
 
-void require(bool holds, const std::string& sentence) {
-  if (!holds) throw Refused(sentence);
-}
-
 void check(bc_status status, const char* what) {
   if (status == BC_NO_MEMORY) throw std::bad_alloc();
   if (status != BC_OK) throw Refused(std::string(what) + ": " + bc_status_text(status));
@@ -69,28 +65,6 @@ const Attribute& Schema::attribute(const char* wanted) const {
     if (std::strcmp(attributes[i].name, wanted) == 0) return attributes[i];
   }
   throw Refused(std::string("no attribute is called ") + wanted);
-}
-
-std::string text(const Shape& shape) {
-  std::string out = "(";
-  for (size_t i = 0; i < shape.size(); ++i) {
-    out += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  }
-  return out + ")";
-}
-
-int64_t product(const Shape& shape) {
-  constexpr int64_t most = int64_t{1} << 62;
-  int64_t count = 1;
-  bool empty = false;
-  for (const int64_t size : shape) {
-    require(size >= 0, "the sizes " + text(shape) + " are negative");
-    empty = empty || size == 0;
-    if (size == 0) continue;
-    require(count <= most / size, "the sizes " + text(shape) + " are too large");
-    count *= size;
-  }
-  return empty ? 0 : count;
 }
 
 void Info::refuse_unread(const Attribute& attribute) const {
@@ -118,9 +92,7 @@ int64_t Info::integer(const char* name, int64_t least, int64_t most) const {
     refuse_unread(attribute);
     value = static_cast<int64_t>(attribute.fallback);
   }
-  require(value >= least && value <= most,
-          std::string("the attribute ") + name + " is " + std::to_string(value) + ", not " +
-              std::to_string(least) + " to " + std::to_string(most));
+  host::require_whole(name, value, least, most);
   return value;
 }
 
@@ -154,14 +126,7 @@ Shape Info::integers(const char* name, size_t count, int64_t least, int64_t most
                      std::optional<int64_t> fallback) const {
   Shape values = integers(name);
   if (values.empty() && fallback.has_value()) values.assign(count, *fallback);
-  require(values.size() == count, std::string("the attribute ") + name + " has " +
-                                      std::to_string(values.size()) + " numbers, not " +
-                                      std::to_string(count));
-  for (const int64_t value : values) {
-    require(value >= least && value <= most,
-            std::string("the attribute ") + name + " holds " + std::to_string(value) + ", not " +
-                std::to_string(least) + " to " + std::to_string(most));
-  }
+  host::require_wholes(name, values, count, least, most);
   return values;
 }
 

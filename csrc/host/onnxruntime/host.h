@@ -6,21 +6,21 @@
 
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../checks.h"
 #include "abi.h"
 #include "bitcompress/bits.h"
 
 namespace ort {
 
-class Refused : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+using host::product;
+using host::Refused;
+using host::require;
+using host::Shape;
+using host::text;
 
-void require(bool holds, const std::string& sentence);
 // Throws what a status means; `what` says of which call.
 void check(bc_status status, const char* what);
 
@@ -50,12 +50,6 @@ struct Schema {
   size_t port(const char* name) const;
   const Attribute& attribute(const char* name) const;
 };
-
-using Shape = std::vector<int64_t>;
-
-std::string text(const Shape& shape);
-// How many elements; refuses sizes that are negative, or that do not fit into 62 bits whatever is 0.
-int64_t product(const Shape& shape);
 
 struct Tensor {
   const void* data = nullptr;

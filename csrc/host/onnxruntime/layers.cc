@@ -11,21 +11,12 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 31;
 
-bool takes_operand(int64_t kind) {
-  return kind == BC_ADD || kind == BC_MUL || kind == BC_SUB || kind == BC_LEAKY ||
-         kind == BC_PRELU;
-}
-
 // The steps of a node, their operands to be found in each run.
 class Steps {
  public:
   Steps(const Info& info, const char* name, size_t first_operand, float eps)
       : kinds_(info.integers(name)), first_(first_operand), eps_(eps) {
-    for (const int64_t kind : kinds_) {
-      require(kind >= BC_ADD && kind <= BC_PRELU && kind != BC_STORE,
-              std::string("the attribute ") + name + " holds the unknown step " + std::to_string(kind));
-      operands_ += kind == BC_NORM ? 2 : takes_operand(kind) ? 1 : 0;
-    }
+    operands_ = static_cast<size_t>(host::require_steps(name, kinds_));
   }
 
   size_t operands() const { return operands_; }
@@ -44,7 +35,7 @@ class Steps {
         require(gain.shape == vector && shift.shape == vector,
                 "gain and shift of a norm must have " + std::to_string(vector[0]) + " numbers");
         step.data = gain.reals(), step.shift = shift.reals(), step.value = eps_;
-      } else if (takes_operand(kind)) {
+      } else if (host::operands_of(kind) == 1) {
         set(step, context.real(next++), shape, whole);
       }
       steps.push_back(step);
@@ -55,16 +46,13 @@ class Steps {
  private:
   // An operand is one number, one vector of channels, or where `whole` as large as the rows.
   static void set(bc_step& step, const Tensor& operand, const Shape& shape, bool whole) {
-    const int64_t size = product(operand.shape), channels = shape.back();
-    if (size == 1) {
+    const host::Operand kind = host::operand_kind(operand.shape, shape, whole);
+    if (kind == host::Operand::one) {
       step.value = operand.reals()[0];
-    } else if (size == channels && operand.axis(1) == channels) {
-      step.data = operand.reals(), step.row = 0, step.column = 1;
-    } else {
-      require(whole && operand.shape == shape, "an operand of a step is " + text(operand.shape) +
-                                          ", the rows are " + text(shape));
-      step.data = operand.reals(), step.row = channels, step.column = 1;
+      return;
     }
+    step.data = operand.reals(), step.column = 1;
+    step.row = kind == host::Operand::whole ? shape.back() : 0;
   }
 
   Shape kinds_;

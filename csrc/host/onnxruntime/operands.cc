@@ -83,10 +83,7 @@ Terms::Terms(const Info& info)
     : multiplies_(info.integers("multiplies")),
       repeats_(info.integers("repeats")),
       first_term_(info.schema().port("term0")) {
-  require(multiplies_.size() == repeats_.size(), "multiplies and repeats differ in length");
-  for (const int64_t repeat : repeats_) {
-    require(repeat >= 1 && repeat <= kLongest, "the attribute repeats holds " + std::to_string(repeat));
-  }
+  host::require_terms(multiplies_, repeats_);
 }
 
 Terms::Bound Terms::bound(const Context& context, const bc_attention& a) const {
@@ -99,11 +96,7 @@ Terms::Bound Terms::bound(const Context& context, const bc_attention& a) const {
 
 Tensor Terms::term(const Context& context, size_t t, const bc_attention& a) const {
   Tensor term = context.real(first_term_ + t);
-  const Shape& s = term.shape;
-  const bool fits = s.size() == 3 && s[0] > 0 && (s[1] == a.queries || s[1] == 1) &&
-                    (s[2] == a.keys || s[2] == 1) && a.batch % repeats_[t] == 0 &&
-                    a.batch / repeats_[t] % s[0] == 0;
-  require(fits, "a term is " + text(s) + ", the logits are " + text({a.batch, a.queries, a.keys}));
+  host::require_term(term.shape, repeats_[t], {a.batch, a.queries, a.keys});
   return term;
 }
 

@@ -1,34 +1,12 @@
 // What belongs to whole pictures: means over pixels and group norm.
-#include <locale>
-#include <sstream>
-
 #include "host.h"
 
 namespace ort {
 namespace {
 
-// x (N, C, ...), or (N, ..., C) where channels are last.
 bc_pixels pixels_of(const Tensor& x, bool last) {
-  require(x.shape.size() >= 3, "x is " + text(x.shape) + ", pictures are (N, C, ...)");
-  const int64_t images = x.shape[0], channels = last ? x.shape.back() : x.shape[1];
-  int64_t pixels = 1;
-  for (size_t i = 1; i < x.shape.size(); ++i) {
-    if (i != (last ? x.shape.size() - 1 : 1)) pixels *= x.shape[i];
-  }
-  require(images == 0 || channels == 0 || pixels > 0, "x is " + text(x.shape) + " and has no pixel");
-  return {x.reals(), images, pixels, channels, last ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST, channels};
-}
-
-// The decimal number of seven digits that a float32 stands for: group norm is in double, and 1e-5 there
-// is not what 1e-5 in float32 is.
-double written(float number) {
-  std::stringstream decimal;
-  decimal.imbue(std::locale::classic());
-  decimal.precision(7);
-  decimal << number;
-  double read = number;
-  decimal >> read;
-  return read;
+  const host::Pictures of = host::pictures_of(x.shape, last);
+  return {x.reals(), of.images, of.pixels, of.channels, last ? BC_CHANNELS_LAST : BC_CHANNELS_FIRST, of.channels};
 }
 
 class PixelMean final : public Kernel {
@@ -37,13 +15,12 @@ class PixelMean final : public Kernel {
 
   void compute(const Context& context) const override {
     const Tensor x = context.real(0);
-    product(x.shape);
     const bc_pixels pixels = pixels_of(x, last_);
     const Shape shape{pixels.images, pixels.channels};
     const float* centre = nullptr;
     if (context.has(1)) {
       const Tensor given = context.real(1);
-      require(given.shape == shape, "centre is " + text(given.shape) + ", not " + text(shape));
+      host::require_centre(given.shape, {pixels.images, pixels.pixels, pixels.channels});
       centre = given.reals();
     }
     float* out = context.reals(shape);
@@ -68,7 +45,7 @@ class GroupNorm final : public Kernel {
  public:
   explicit GroupNorm(const Info& info)
       : groups_(info.integer("groups", 1, int64_t{1} << 31)),
-        eps_(written(info.real("eps"))),
+        eps_(host::written(info.real("eps"))),
         last_(info.integer("x_last", 0, 1) != 0) {
     gain_ = info.optional_parameter("gain", -1), shift_ = info.optional_parameter("shift", -1);
   }
@@ -77,11 +54,9 @@ class GroupNorm final : public Kernel {
     const Tensor x = context.real(0);
     const int64_t size = product(x.shape);
     const bc_pixels p = pixels_of(x, last_);
-    require(p.channels % groups_ == 0, "x is " + text(x.shape) + ", its channels do not part into " +
-                                           std::to_string(groups_) + " groups");
+    host::require_groups(x.shape, p.channels, groups_);
     for (const auto* part : {&gain_, &shift_}) {
-      require(!part->has_value() || static_cast<int64_t>((*part)->size()) == p.channels,
-              "x is " + text(x.shape) + ", gain and shift have another number of channels");
+      if (part->has_value()) host::require_channels(x.shape, static_cast<int64_t>((*part)->size()), p.channels);
     }
     float* out = context.reals(x.shape);
     if (size == 0) return;

@@ -1,5 +1,4 @@
 // BitMatMul and BitAttention: products of activations that are cut into codes at run time.
-#include <algorithm>
 #include <array>
 
 #include "host.h"
@@ -7,23 +6,6 @@
 
 namespace ort {
 namespace {
-
-// Leading axes as one, all but the last two.
-struct Batch {
-  int64_t count, heads;
-};
-
-Batch batch_of(const Tensor& a) {
-  require(a.shape.size() >= 2, "an operand is " + text(a.shape) + ", a product takes (..., M, K)");
-  return {product(Shape(a.shape.begin(), a.shape.end() - 2)), a.shape.size() > 2 ? a.axis(3) : 1};
-}
-
-void require_same_lead(const Tensor& a, const Tensor& b) {
-  const bool same = a.shape.size() == b.shape.size() &&
-                    std::equal(a.shape.begin(), a.shape.end() - 2, b.shape.begin());
-  require(same, "the operands are " + text(a.shape) + " and " + text(b.shape) +
-                    ": their leading sizes must be equal");
-}
 
 std::vector<int64_t> starts_of(int64_t batch, int64_t size) {
   std::vector<int64_t> starts(static_cast<size_t>(batch));
@@ -40,12 +22,10 @@ class MatMul final : public Kernel {
 
   void compute(const Context& context) const override {
     const Tensor a = context.real(0), b = context.real(1);
-    const Batch batch = batch_of(a);
-    require_same_lead(a, b);
+    const host::Batch batch = host::batch_of(a.shape);
+    const int64_t n = host::require_product(a.shape, b.shape, turned_);
     bc_product p{};
-    p.batch = batch.count, p.m = a.axis(2), p.k = a.axis(1), p.n = b.axis(turned_ ? 2 : 1);
-    require(b.axis(turned_ ? 1 : 2) == p.k,
-            "the operands " + text(a.shape) + " and " + text(b.shape) + " do not fit each other");
+    p.batch = batch.count, p.m = a.axis(2), p.k = a.axis(1), p.n = n;
     Shape made = a.shape;
     made.back() = p.n;
     float* out = context.reals(made);
@@ -80,14 +60,11 @@ class Attention final : public Kernel {
 
   void compute(const Context& context) const override {
     const Tensor q = context.real(0), k = context.real(1), v = context.real(2);
-    const Batch batch = batch_of(q);
-    require_same_lead(q, k), require_same_lead(q, v);
+    const host::Batch batch = host::batch_of(q.shape);
+    const int64_t keys = host::require_attention(q.shape, k.shape, v.shape, turned_);
     bc_attention a{};
     a.batch = batch.count, a.queries = q.axis(2), a.depth = q.axis(1);
-    a.keys = k.axis(turned_ ? 2 : 1), a.values = v.axis(1);
-    require(k.axis(turned_ ? 1 : 2) == a.depth && v.axis(2) == a.keys,
-            "q " + text(q.shape) + ", k " + text(k.shape) + " and v " + text(v.shape) +
-                " do not fit each other");
+    a.keys = keys, a.values = v.axis(1);
     Shape made = q.shape;
     made.back() = a.values;
     float* out = context.reals(made);

@@ -15,8 +15,7 @@ class LayerNorm final : public Kernel {
     require(!x.shape.empty(), "x has no axis");
     const int64_t n = x.axis(1);
     for (const auto* part : {&gain_, &shift_}) {
-      require(!part->has_value() || static_cast<int64_t>((*part)->size()) == n,
-              "x is " + text(x.shape) + ", gain and shift have another number of channels");
+      if (part->has_value()) host::require_channels(x.shape, static_cast<int64_t>((*part)->size()), n);
     }
     float* out = context.reals(x.shape);
     if (product(x.shape) == 0) return;
@@ -62,8 +61,7 @@ class Unit final : public Kernel {
   void compute(const Context& context) const override {
     const Tensor x = context.real(0);
     const int64_t axes = static_cast<int64_t>(x.shape.size());
-    const int64_t axis = axis_ < 0 ? axis_ + axes : axis_;
-    require(axis >= 0 && axis < axes, "x is " + text(x.shape) + " and has no axis " + std::to_string(axis_));
+    const int64_t axis = host::require_axis(x.shape, axis_);
     float* out = context.reals(x.shape);
     if (product(x.shape) == 0) return;
     int64_t outer = 1, inner = 1;
