@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -53,10 +54,20 @@ class Commands(click.Group):
             raise  # the reader of stdout has seen enough; click ends quietly
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+                _let_go(ctx.meta[STDOUT])
                 _fail(ctx, f"stdout cannot be written: {error.strerror}", 2, "OutputError")
             kind = type(error).__name__
             seen = "" if _verbose(ctx) else "-v shows where; "
             _fail(ctx, f"unexpected {kind}: {error} ({seen}please report it)", 1, kind)
+
+
+def _let_go(stream: Any) -> None:
+    """What a full stdout still holds goes nowhere: Python would try again when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file has nothing to let go
+        place = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, place)
+        os.close(nowhere)
 
 
 def _verbose(ctx: click.Context) -> bool:

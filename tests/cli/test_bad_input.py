@@ -201,11 +201,13 @@ def test_places_that_cannot_be_written_are_known_before_the_work(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [("doctor",), ("doctor", "--json")])
-def test_a_full_stdout_ends_in_a_sentence(words: tuple[str, ...]) -> None:
+def test_a_full_stdout_ends_in_a_sentence(words: tuple[str, ...], unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "bitcompress", *words]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 2
     assert one_sentence(done) == "error: stdout cannot be written: No space left on device"
 
