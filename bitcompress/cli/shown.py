@@ -104,6 +104,8 @@ def speed(figures: Mapping[str, Any]) -> None:
         f"speed: {', '.join(words)}{verdict} (best of {figures['repeats']}, input {shape}, "
         f"{counted(figures['threads'], 'thread')}, load {figures['load']:.2f})"
     )
+    if figures.get("rough"):
+        click.echo(f"  these figures are rough: {figures['rough']}; measure again when it is quiet")
 
 
 def counted(number: int, thing: str) -> str:

@@ -57,7 +57,8 @@ def _outcome(report: Mapping[str, Any]) -> str:
     ]
     parts.append(f"{size['ratio']:.1f}x fewer bytes")
     if "ratio" in speed:
-        parts.append(f"{speed['ratio']:.2f}x the speed of float")
+        rough = " (rough)" if speed.get("rough") else ""
+        parts.append(f"{speed['ratio']:.2f}x the speed of float{rough}")
     return "    ".join([*parts, f"{report['training']['steps']} steps"])
 
 

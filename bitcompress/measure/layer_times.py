@@ -12,9 +12,16 @@ from torch import nn
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
 
+TOGETHER, MOST = 1.0, 100
+"""Seconds that the runs of a small model go on for, and the most runs of it."""
 
-def layer_times(model: nn.Module, example: Any, repeats: int = 3) -> dict[str, float]:
+
+def layer_times(
+    model: nn.Module, example: Any, repeats: int = 3, together: float = TOGETHER
+) -> dict[str, float]:
     """The best time of each module that runs, by its name in the float model, after one warm-up.
+
+    There are `repeats` runs, and more until they have taken `together` seconds.
 
     The model runs as it is written, module by module: what a program fuses has no time of its own.
     A module that runs more than once has the sum of its runs.
@@ -45,11 +52,13 @@ def layer_times(model: nn.Module, example: Any, repeats: int = 3) -> dict[str, f
     best: dict[str, float] = {}
     try:
         with torch.no_grad():
-            for number in range(repeats + 1):
+            model(*args, **kwargs)
+            runs, begun = 0, time.perf_counter()
+            while runs < repeats or (runs < MOST and time.perf_counter() - begun < together):
+                runs += 1
                 taken.clear()
                 model(*args, **kwargs)
-                if number:
-                    best = {k: min(v, best.get(k, v)) for k, v in taken.items()}
+                best = {k: min(v, best.get(k, v)) for k, v in taken.items()}
     finally:
         for handle in handles:
             handle.remove()

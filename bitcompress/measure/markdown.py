@@ -120,6 +120,7 @@ def speed_lines(speed: Mapping[str, Any]) -> list[str]:
         f"Best of {speed['repeats']} in turn, on {threads_of(speed)}, input {shape}, "
         f"load of the machine {speed['load']:.2f}.",
         "",
+        *([f"**These figures are rough**: {speed['rough']}.", ""] if speed.get("rough") else []),
     ]
 
 

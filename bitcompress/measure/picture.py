@@ -104,7 +104,8 @@ def _head(page: Page, report: Mapping[str, Any]) -> None:
     speed = report.get("speed", {})
     if speed.get("ratio"):
         threads = f"{speed['threads']} thread" + ("s" if speed["threads"] != 1 else "")
-        parts.append(f"{speed['ratio']:.2f}x the speed of float on {threads}")
+        rough = " (rough)" if speed.get("rough") else ""
+        parts.append(f"{speed['ratio']:.2f}x the speed of float on {threads}{rough}")
     page.text(MARGIN, 32, title, 14, weight="bold")
     page.text(MARGIN, 58, "    ".join(parts), 9.5, GREY)
 

@@ -38,7 +38,14 @@ def test_slower_is_called_slower(capsys: Capture, ratio: float, word: str) -> No
     shown.speed({"float_ms": 3.0, "packed_ms": 3.0 / ratio, "ratio": ratio, "repeats": 5,
                  "threads": 1, "load": 0.5, "input": [[1, 3, 8, 8]]})  # fmt: skip
     out = capsys.readouterr().out
-    assert word in out and "1x3x8x8" in out and "load 0.50" in out
+    assert word in out and "1x3x8x8" in out and "load 0.50" in out and "rough" not in out
+
+
+def test_rough_times_are_called_so(capsys: Capture) -> None:
+    shown.speed({"packed_ms": 3.0, "repeats": 5, "threads": 1, "load": 9.0, "input": [[1]],
+                 "rough": "packed waited for a processor in 30 % of its time"})  # fmt: skip
+    out = capsys.readouterr().out
+    assert "these figures are rough: packed waited for a processor in 30 % of its time" in out
 
 
 def test_long_names_of_layers_are_whole(capsys: Capture) -> None:

@@ -69,5 +69,11 @@ def test_a_model_without_a_program_says_why() -> None:
     assert "How it runs" not in write_markdown({**made_up(), "program": {}})
 
 
+def test_times_of_a_busy_machine_are_called_rough() -> None:
+    speed = {**made_up()["speed"], "rough": "the machine had a load of 9.0 on 2 processor(s)"}
+    page = write_markdown({**made_up(), "speed": speed})
+    assert "**These figures are rough**: the machine had a load of 9.0 on 2 processor(s)." in page
+
+
 if __name__ == "__main__":
     GOLDEN.write_text(write_markdown(made_up()), encoding="utf-8")
