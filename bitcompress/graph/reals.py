@@ -1,4 +1,4 @@
-"""Norms, GELU and others of a model that runs on codes: those of packed/, not torch's.
+"""Norms, GELU, means and others of a model that runs on codes: those of packed/, not torch's.
 
 What stands between two layers on codes decides codes, so it must be the same bits wherever the
 model runs: layer by layer, fused into one pass, or simulated. Each function here takes what torch's
@@ -19,6 +19,7 @@ from bitcompress.packed.gelu import TAILS, gelu
 from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.layer import watched
 from bitcompress.packed.norm import layer_norm
+from bitcompress.packed.pixels import pixel_mean
 from bitcompress.packed.sigmoid import sigmoid, silu
 from bitcompress.packed.unit import unit
 
@@ -81,6 +82,23 @@ def _silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     return silu(input) if _plain(input) and not inplace else NotImplemented
 
 
+def _pooled(input: Any, output_size: Any) -> Any:  # noqa: A002
+    """Pooling of a picture to one place."""
+    sizes = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    if not _plain(input) or input.dim() != 4 or tuple(sizes) != (1, 1):
+        return NotImplemented
+    return pixel_mean(input)[:, :, None, None]
+
+
+def _mean(input: Any, dim: Any = None, keepdim: bool = False, **more: Any) -> Any:  # noqa: A002
+    """A mean over both sides of pictures."""
+    both = isinstance(dim, Sequence) and sorted(d % 4 for d in dim) == [2, 3]
+    if more or not both or not _plain(input) or input.dim() != 4:
+        return NotImplemented
+    made = pixel_mean(input)
+    return made[:, :, None, None] if keepdim else made
+
+
 def _conv2d(
     input: Any,  # noqa: A002
     weight: Any,
@@ -111,6 +129,14 @@ REALS: dict[Any, Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     aten.conv2d: _conv2d,
     aten.conv2d.default: _conv2d,
+    F.adaptive_avg_pool2d: _pooled,
+    torch._C._nn.adaptive_avg_pool2d: _pooled,
+    aten.adaptive_avg_pool2d: _pooled,
+    aten.adaptive_avg_pool2d.default: _pooled,
+    torch.mean: _mean,
+    Tensor.mean: _mean,
+    aten.mean: _mean,
+    aten.mean.dim: _mean,
     F.gelu: _gelu,
     aten.gelu: _gelu,
     aten.gelu.default: _gelu,
