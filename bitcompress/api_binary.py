@@ -148,7 +148,9 @@ def binarize(
         stored=layer_bytes(student),
         packed_bytes=packed_bytes(student, source, planned.edits, chosen.metadata.name),
         quality={"float": real, "binary": trained, "packed": packed}, metric=task.metric,
-        extra=walk.about(chosen, source, task, planned, fitted, quick) | {"stages": stages.rows},
+        extra=walk.about(
+            chosen, source, task, planned, fitted, quick, walk.output_notes(net, task, example)
+        ) | {"stages": stages.rows},
     )  # fmt: skip
     return BinaryResult(
         student, report, chosen, source, planned.edits, net, task, task.samples(student)

@@ -33,6 +33,7 @@ from bitcompress.graph.capture import (
 from bitcompress.graph.decompose import decompose
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.graph.plain import plain_weights
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
@@ -73,10 +74,11 @@ def prepare(model: nn.Module, example: Any, recipe: Recipe) -> Prepared:
     """
     check_alive(model)
     net = private_copy(model)
-    edits: list[dict[str, Any]] = []
-    opened = decompose(net)
-    if opened:
-        edits.append({"edit": "decompose", "names": opened})
+    edits = [
+        {"edit": edit, "names": names}
+        for edit, names in (("plain", plain_weights(net)), ("decompose", decompose(net)))
+        if names
+    ]
     captured = capture(net, example) if example is not None else capture_tree(net)
     notes = list(captured.notes)
     if recipe.fold_batchnorm and captured.recording is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from bitcompress.models.targets import build_target
 from bitcompress.recipe import BinaryRecipe
 from bitcompress.recipe.binary import Target
 from bitcompress.tasks import Request, Task, task_of
+from bitcompress.tasks.base import evaluating, named_output
 from bitcompress.tasks.imitate import Imitate
 from bitcompress.train import FitConfig, FitResult, LearnConfig, Stage, learn
 from bitcompress.train.gpd import GapConfig, learn_with_gap
@@ -110,6 +111,21 @@ def example_of(net: nn.Module, source: Source, task: Task | None, given: Any) ->
     if given is not None:
         return given
     return task.example(net) if task is not None else example_for(source)
+
+
+def output_notes(net: nn.Module, task: Task, example: Any) -> list[str]:
+    """Which of several outputs a task learns and scores, as a note of the report."""
+    if isinstance(task, Imitate):
+        return []
+    args, kwargs = as_inputs(example)
+    with evaluating(net):
+        output = net(*args, **kwargs)
+    place = named_output(output)[0]
+    if not place or len(tensors_of(output)) < 2:
+        return []
+    return [
+        f"of the model's outputs, {place!r} is learnt and scored; the others are packed with it"
+    ]
 
 
 def plan(net: nn.Module, example: Any, recipe: BinaryRecipe) -> PreparedBlocks:
@@ -301,8 +317,9 @@ def about(
     planned: PreparedBlocks,
     fitted: FitResult,
     quick: bool,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the report says of the run itself."""
+    """What the report says of the run itself; `notes` are those that the plan does not know."""
     losses = fitted.losses
     last = losses[-20:]
     return {
@@ -314,7 +331,7 @@ def about(
         "task": task.name,
         "task_config": task.config(),
         "data": task.description,
-        "notes": list(planned.notes),
+        "notes": [*planned.notes, *notes],
         "training": {
             "method": recipe.blocks.method,
             "start": recipe.train.start,

@@ -22,6 +22,8 @@ from bitcompress.artifact.source import Source
 from bitcompress.errors import LoadError, UsageError
 from bitcompress.graph.capture import plain_numbers, without_compilers
 from bitcompress.graph.decompose import decompose
+from bitcompress.graph.plain import make_plain
+from bitcompress.graph.record import LAYERS
 from bitcompress.models import MODELS
 from bitcompress.models.foreign import from_factory
 from bitcompress.models.targets import builder_of
@@ -213,6 +215,19 @@ def _decompose(net: nn.Module, names: tuple[str, ...]) -> None:
         raise LoadError(f"{wrong!r} is an attention layer in one of file and model only")
 
 
+def _plain(net: nn.Module, names: tuple[str, ...]) -> None:
+    for name in names:
+        try:
+            layer = net.get_submodule(name)
+        except AttributeError as error:
+            raise LoadError(f"the file has a layer {name!r}, which the model lacks") from error
+        if not (isinstance(layer, LAYERS) and make_plain(layer.to("meta"))):
+            raise LoadError(
+                f"the weight of {name!r} was computed on each run (weight norm, a parametrization) "
+                "when the file was made, and is not in this model: give a model of that form"
+            )
+
+
 def _identity(net: nn.Module, names: tuple[str, ...]) -> None:
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -228,4 +243,5 @@ def _identity(net: nn.Module, names: tuple[str, ...]) -> None:
 EDITS: dict[str, Callable[[nn.Module, tuple[str, ...]], None]] = {
     "decompose": _decompose,
     "identity": _identity,
+    "plain": _plain,
 }

@@ -30,6 +30,7 @@ from bitcompress.errors import NotPackable
 from bitcompress.graph.capture import Captured, as_inputs, capture, check_alive, private_copy
 from bitcompress.graph.decompose import decompose
 from bitcompress.graph.intercept import Call, Rewritten, strip_parameter
+from bitcompress.graph.plain import plain_weights
 from bitcompress.graph.pointwise import Absorbed
 from bitcompress.graph.swap import stand_in
 from bitcompress.graph.timed import TimeInput, set_by
@@ -91,8 +92,11 @@ def prepare_binary(model: nn.Module, example: Any, policy: BlockPolicy) -> Prepa
     time = timestep(model, policy)
     clock = clock_for(model, policy)
     net = private_copy(model)
-    opened = decompose(net)
-    edits = [{"edit": "decompose", "names": opened}] if opened else []
+    edits = [
+        {"edit": edit, "names": names}
+        for edit, names in (("plain", plain_weights(net)), ("decompose", decompose(net)))
+        if names
+    ]
     captured = capture(net, example)
     plans = block_plans(captured, policy, time.name if time is not None else "")
     check_something(plans)

@@ -27,7 +27,10 @@ from bitcompress.layers.geometry import CONVOLUTIONS, TRANSPOSED, Convolution, r
 Changing = frozenset[tuple[str, str]]
 """Modules and kinds of calls whose ordinals do not mean the same call in each run."""
 
-PARAMETRIZED = "its weight is parametrized: call remove_parametrizations first"
+PARAMETRIZED = (
+    "its weight is parametrized, in a way that is not the same on each run: call "
+    "remove_parametrizations first"
+)
 SCRIPTED = "TorchScript: what it computes cannot be seen"
 MOST_HEADS = 64
 """A third-last axis up to here is taken for heads."""
@@ -183,7 +186,7 @@ def module_site(name: str, module: nn.Module) -> Site:
         hasattr(hook, "name") and hasattr(hook, "compute_weight")
         for hook in module._forward_pre_hooks.values()
     ):
-        return site.refused("its weight is rebuilt by a hook (weight_norm): remove it first")
+        return site.refused("its weight is rebuilt by a hook: remove it first")
     if isinstance(module, CONVOLUTIONS) and refusal(module):
         return site.refused(refusal(module))
     weight = module.weight

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitcompress.data.labelled import fitted
 from bitcompress.data.resize import imresize
 from bitcompress.errors import DataError, UsageError
-from bitcompress.tasks.base import Pixels, device_of, evaluating, only_tensor
+from bitcompress.tasks.base import Pixels, device_of, evaluating, main_tensor
 from bitcompress.tasks.dense import checked, planes
 from bitcompress.tasks.sample import enlarged, sampler_from
 from bitcompress.tiles import run_picture
@@ -68,7 +68,7 @@ def shaded(depth: Tensor) -> Pixels:
 def _run(config: Mapping[str, Any], model: nn.Module, pixels: Pixels) -> tuple[Tensor, Tensor]:
     x = planes(pixels[None], float(config["image_range"])).to(device_of(model))
     with evaluating(model):
-        return x, only_tensor(model(x)).float()
+        return x, main_tensor(model(x)).float()
 
 
 def _sized(pixels: Pixels, size: Any) -> Pixels:

@@ -141,16 +141,38 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def taught(teacher: nn.Module, *inputs: Tensor) -> Tensor:
     """What the teacher says, in eval mode and without gradients."""
     with evaluating(teacher):
-        return only_tensor(teacher(*inputs), "the teacher")
+        return main_tensor(teacher(*inputs), "the teacher")
 
 
-def only_tensor(output: Any, who: str = "the model") -> Tensor:
-    """The one tensor that a model gave. Raises: ShapeError for anything else."""
-    if isinstance(output, tuple | list) and len(output) == 1:
-        output = output[0]
-    if not isinstance(output, Tensor):
+MAIN = ("out", "logits", "sample", "prediction", "pred")
+"""Names, first to last, that models give their main output in a dict."""
+
+
+def main_tensor(output: Any, who: str = "the model") -> Tensor:
+    """The output that is learnt and scored: the only one, or the main one of several.
+
+    Of a dict that is what it calls out, logits, sample, prediction or pred; of a tuple or list the
+    first, behind which auxiliary heads and features stand.
+    Raises: ShapeError where there is none such.
+    """
+    tensor = named_output(output)[1]
+    if tensor is None:
+        holds = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
         raise ShapeError(
-            f"{who} gave a {type(output).__name__}; a task needs one tensor: wrap the "
-            "model so that it returns it"
+            f"{who} gave a {type(output).__name__}{holds}, in which none is the main output: wrap "
+            f"the model so that it returns one tensor, or a dict that calls it {MAIN[0]!r}"
         )
-    return output
+    return tensor
+
+
+def named_output(output: Any) -> tuple[str, Tensor | None]:
+    """The place of the main output among several, empty for an only one, and what stands there."""
+    if isinstance(output, Tensor):
+        return "", output
+    if isinstance(output, Mapping):
+        real = [key for key, value in output.items() if isinstance(value, Tensor)]
+        wanted = [key for key in MAIN if key in real] or (real if len(real) == 1 else [])
+        return (str(wanted[0]), output[wanted[0]]) if wanted else ("", None)
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return "" if len(output) == 1 else "0", output[0]
+    return "", None

@@ -23,8 +23,8 @@ from bitcompress.tasks.base import (
     Task,
     device_of,
     evaluating,
+    main_tensor,
     on_device,
-    only_tensor,
     shared_out,
     taught,
 )
@@ -123,7 +123,7 @@ class Classify(Task):
         return torch.from_numpy(planes).float().mul_(self.image_range / 255)
 
     def _logits(self, output: object) -> Tensor:
-        logits = only_tensor(output).float()
+        logits = main_tensor(output).float()
         if logits.dim() != 2:
             raise ShapeError(
                 f"the model gave {tuple(logits.shape)}, which are no logits (N, classes): give a "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitcompress.data.augment import Pictures
 from bitcompress.errors import ShapeError
-from bitcompress.tasks.base import only_tensor
+from bitcompress.tasks.base import main_tensor
 
 
 def planes(pictures: Pictures, image_range: float) -> Tensor:
@@ -22,7 +22,7 @@ def planes(pictures: Pictures, image_range: float) -> Tensor:
 
 def checked(output: object, picture: Tensor, what: str) -> Tensor:
     """The (N, C, H, W) that a model gave of a picture. Raises: ShapeError for another size."""
-    made = only_tensor(output)
+    made = main_tensor(output)
     if made.dim() != 4 or made.shape[0] != picture.shape[0] or made.shape[2:] != picture.shape[2:]:
         raise ShapeError(
             f"the model made {tuple(made.shape)} of {tuple(picture.shape)}: {what} of the "

@@ -24,8 +24,8 @@ from bitcompress.tasks.base import (
     Task,
     device_of,
     evaluating,
+    main_tensor,
     on_device,
-    only_tensor,
     shared_out,
     taught,
 )
@@ -113,7 +113,7 @@ class Diffusion(Task):
         with evaluating(model):
             for part in self._fixed:
                 noisy, condition, t, noise = self._noisy(on_device(model, part))
-                total += float((only_tensor(model(noisy, condition, t)) - noise).abs().mean())
+                total += float((main_tensor(model(noisy, condition, t)) - noise).abs().mean())
         return total / len(self._fixed)
 
     def sampled(self, model: nn.Module) -> dict[str, float]:
@@ -174,7 +174,7 @@ class Diffusion(Task):
         return q_sample(self.schedule, picture, t, noise), batch["condition"], t, noise
 
     def _checked(self, output: object, noise: Tensor) -> Tensor:
-        made = only_tensor(output)
+        made = main_tensor(output)
         if made.shape != noise.shape:
             raise ShapeError(
                 f"the model made {tuple(made.shape)} of noise {tuple(noise.shape)}: a network that "

@@ -28,8 +28,8 @@ from bitcompress.tasks.base import (
     Task,
     device_of,
     evaluating,
+    main_tensor,
     on_device,
-    only_tensor,
     shared_out,
     taught,
 )
@@ -130,7 +130,7 @@ class SuperResolution(Task):
         return torch.from_numpy(planes).float().mul_(self.image_range / 255)
 
     def _checked(self, output: object, low: Tensor) -> Tensor:
-        made = only_tensor(output)
+        made = main_tensor(output)
         wanted = (*low.shape[:2], low.shape[2] * self.scale, low.shape[3] * self.scale)
         if tuple(made.shape) != wanted:
             raise ShapeError(
@@ -149,7 +149,7 @@ class _There(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: as the model's."""
-        return only_tensor(self.model(x.to(device_of(self.model)))).float().cpu()
+        return main_tensor(self.model(x.to(device_of(self.model)))).float().cpu()
 
 
 def open_sr(request: Request) -> SuperResolution:

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
 from bitcompress.graph.capture import capture, capture_tree
+from bitcompress.graph.plain import plain_weights
 
 Walk = Callable[..., Any]
 
@@ -61,22 +62,19 @@ def test_a_computed_weight_is_refused(walked: Walk) -> None:
     assert done.refused == {"0@linear.0": "its weight is computed, not a parameter"}
 
 
-def test_parametrizations_are_refused(walked: Walk) -> None:
-    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8))
-    done = walked(model, tokens())
-    assert done.quantized == {"1"}
-    assert list(done.refused.values()) == [
-        "its weight is parametrized: call remove_parametrizations first"
-    ]
-    parametrize.remove_parametrizations(model[0], "weight")
-    assert walked(model, tokens()).quantized == {"0", "1"}
-
-
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-def test_a_weight_rebuilt_by_a_hook_is_refused(walked: Walk) -> None:
-    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 1))
-    done = walked(model, picture())
-    assert done.quantized == {"1"} and "weight_norm" in done.refused["0"]
+def test_weights_that_are_computed_are_refused_by_capture_alone(walked: Walk) -> None:
+    """`graph.plain` has made them plain before a model is captured, where that can be done."""
+    model = nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(8, 8)), nn.utils.weight_norm(nn.Linear(8, 8)),
+        nn.Linear(8, 8),
+    )  # fmt: skip
+    done = walked(model, tokens())
+    assert done.quantized == {"2"}
+    said = " ".join(done.refused.values())
+    assert "is parametrized" in said and "rebuilt by a hook" in said
+    assert plain_weights(model) == ["0", "1"]
+    assert walked(model, tokens()).quantized == {"0", "1", "2"}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
