@@ -36,6 +36,12 @@ SETUPS: dict[str, Setup] = {
         overrides={"train.steps": 6000, "train.batch": 64, "train.lr": 3.5e-3,
                    "train.precision": "bf16"},
     ),
+    "cifar-long": Setup(  # the same, for about 90 minutes of one core a row
+        task="classify", data="data/cifar10_jpeg.zip",
+        checkpoint="data/weights/resnet_cifar10/resnet20-12fca82f.th",
+        overrides={"train.steps": 20000, "train.batch": 64, "train.lr": 3.5e-3,
+                   "train.precision": "bf16"},
+    ),
     "sr": Setup(
         task="sr", data="data/photos", held="data/Set5/HR", target="edsr-direct", scale=2,
         config={"num_feat": 64, "num_block": 4, "upscale": 2},
@@ -91,6 +97,7 @@ ROWS: dict[str, Row] = {
     "cifar-float": Row("cifar", "float, as published", learns=False),
     "cifar-tuned": Row("cifar", "float, tuned on the copies"),
     **_recipes("cifar", "cifar-tuned", "reactnet", "bidense", "xnor", "bireal", "irnet"),
+    **_recipes("cifar-long", "cifar-tuned", "reactnet", "bidense", "xnor"),
     "sr-float": Row("sr", "float"),
     **_recipes("sr", "sr-float", "bidense", "reactnet", "bireal", "xnor"),
     "sr-no-body": Row("sr", "no body: head and tail alone", config={"body": False}),
