@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitcompress.program.ir import Graph, Value
+from bitcompress.program.ir import Graph, Node, Value
+from bitcompress.program.spec import LayerSpec
 
 ALIGN = 64
 NATIVE = (
@@ -44,6 +45,62 @@ def spans(graph: Graph) -> list[Span]:
     return [Span(out, _size(out), place, last.get(id(out), place)) for place, out in made]
 
 
+def in_place(graph: Graph, needed: Iterable[Span]) -> tuple[list[Span], dict[int, Value]]:
+    """Let a layer write its sums over what it adds to, where nobody reads that again.
+
+    A residual stream stays in the same memory then, and in the cache, from block to block.
+    Returns: the spans that are left, and for each value that has none of its own whose it has.
+    """
+    found = {id(span.value): span for span in needed}
+    whose: dict[int, Value] = {}
+    for place, node in enumerate(graph.nodes):
+        out = node.outs[0] if node.outs else None
+        span = None if out is None else found.get(id(out))
+        if out is None or span is None or node.kind != "layer":
+            continue
+        for x in _written_over(node, out):
+            owner = whose.get(id(x), x)
+            held = found.get(id(owner))
+            if held is not None and held.last == place and held.size == span.size:
+                found[id(owner)] = Span(owner, held.size, held.first, span.last)
+                del found[id(out)]
+                whose[id(out)] = owner
+                break
+    return list(found.values()), whose
+
+
+def _written_over(node: Node, out: Value) -> list[Value]:
+    """Whose memory the reals of a layer could have: row by row what its tail reads before them."""
+    spec: LayerSpec = node.target
+    if spec is None or spec.shuffle or out.dtype != torch.float32:
+        return []
+    reals = next((i for i, s in enumerate(spec.tail) if s.kind == "store"), len(spec.tail))
+    owners = [value.owner for value in node.args]
+    return [
+        x.owner
+        for step in spec.tail[:reals]
+        if step.operand > 0 and step.reach == "whole"
+        for x in (node.args[step.operand],)
+        if sum(owner is x.owner for owner in owners) == 1
+        and x.dtype == x.owner.dtype == torch.float32
+        and x.offset == 0
+        and x.numel == x.owner.numel == out.numel
+        and x.stride == (x.shape[-1], 1)
+        and _rows_alike(out, x.shape[-1])
+    ]
+
+
+def _rows_alike(out: Value, channels: int) -> bool:
+    """Whether the rows of an output lie one behind the other, so many channels each."""
+    step = channels
+    sizes = [(s, n) for s, n in zip(out.stride, out.shape, strict=True) if n > 1 and s != 1]
+    for stride, size in sorted(sizes):
+        if stride != step:
+            return False
+        step *= size
+    return step == out.numel
+
+
 def _size(value: Value) -> int:
     """Bytes, in whole lines of the cache."""
     return -(-value.numel * value.dtype.itemsize // ALIGN) * ALIGN
@@ -70,17 +127,15 @@ def offsets(needed: Iterable[Span]) -> tuple[dict[int, int], int]:
 
 def arena(graph: Graph) -> dict[int, Tensor]:
     """Tensors for all values of `spans`, by the identity of the value."""
-    needed = spans(graph)
+    needed, whose = in_place(graph, spans(graph))
     places, total = offsets(needed)
     with torch.inference_mode(False):
         block = torch.empty(total + ALIGN, dtype=torch.uint8)
     skip = -block.data_ptr() % ALIGN
     made = {}
-    for span in needed:
-        start = skip + places[id(span.value)]
-        bytes_ = block[start : start + span.value.numel * span.value.dtype.itemsize]
-        flat = bytes_.view(span.value.dtype)
-        made[id(span.value)] = torch.as_strided(
-            flat, span.value.shape, span.value.stride, flat.storage_offset()
-        )
+    for span in spans(graph):
+        value = span.value
+        start = skip + places[id(whose.get(id(value), value))]
+        flat = block[start : start + value.numel * value.dtype.itemsize].view(value.dtype)
+        made[id(value)] = torch.as_strided(flat, value.shape, value.stride, flat.storage_offset())
     return made

@@ -47,6 +47,9 @@ class Landing {
   // another than that of rows.
   void land(int64_t first, int64_t count, float* scratch) const;
 
+  // Asks memory for what the tail reads for these pixels, so that it comes while they are multiplied.
+  void ask(int64_t first, int64_t count) const { tail_.ask(first, count); }
+
   bool codes() const { return sink_.scale != nullptr; }
   double cost() const { return tail_.cost(); }
 

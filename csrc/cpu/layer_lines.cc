@@ -170,6 +170,7 @@ class Lines {
     if (columns_) interleave(r, s);
     for (int64_t first = 0; first < p_.out_w; first += stretch_) {
       const int64_t last = std::min(p_.out_w, first + stretch_);
+      landing_.ask((image * p_.out_h + oy) * p_.out_w + first, last - first);
       if (columns_) {
         by_columns(first, last, s);
       } else if (l_.depthwise()) {

@@ -116,6 +116,7 @@ class Rows {
   void block(int64_t first, int64_t count, const Slot& s, const Folded& folded) const {
     const uint8_t* left = nullptr;
     int64_t stride = pixel_;
+    landing_.ask(first, count);
     if (reads_x(first, count)) {
       left = static_cast<const uint8_t*>(r_.x) + first * r_.pitch, stride = r_.pitch;
     } else {

@@ -184,6 +184,19 @@ void Steps::run(int64_t first, int64_t rows, const float* x, int64_t pitch, floa
   if (cut != nullptr) k->cut_rows(cut->cutter, rows, channels, x, pitch, cut->out, cut->pitch);
 }
 
+void Steps::ask(int64_t first, int64_t rows) const {
+  constexpr int64_t kLine = 16;  // reals
+  for (int64_t i = 0; i < count; ++i) {
+    const bc_step& s = steps[i];
+    if (!has_operand(s.kind) || s.data == nullptr || s.column != 1 || s.each > 1) continue;
+    if (s.row < channels) continue;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = s.data + (first + r) * s.row;
+      for (int64_t at = 0; at < channels; at += kLine) __builtin_prefetch(row + at, 0, 2);
+    }
+  }
+}
+
 double Steps::cost() const {
   double all = 0;
   for (int64_t i = 0; i < count; ++i) {

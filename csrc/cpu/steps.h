@@ -36,6 +36,9 @@ struct Steps {
   void run(int64_t first, int64_t rows, const float* x, int64_t pitch, float* scratch, float* to,
            int64_t to_pitch, const Cut* cut = nullptr) const;
 
+  // Asks memory for operands of these rows that are read once, number by number.
+  void ask(int64_t first, int64_t rows) const;
+
   // Rough nanoseconds for a row.
   double cost() const;
 

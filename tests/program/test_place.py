@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitcompress.program.ir import Graph, Node, Value
-from bitcompress.program.place import ALIGN, Span, arena, offsets, spans
+from bitcompress.program.place import ALIGN, Span, arena, in_place, offsets, spans
+from bitcompress.program.spec import LayerSpec, RowStep
 
 lives = st.lists(
     st.tuples(st.integers(1, 9), st.integers(0, 20), st.integers(0, 8)), min_size=1, max_size=25
@@ -60,3 +62,43 @@ def test_a_view_keeps_the_memory_that_it_looks_at() -> None:
     last.args = (*last.args, look)
     graph.link()
     assert {s.value: s.last for s in spans(graph)}[early] == 2
+
+
+def adding(late: bool = False, twice: bool = False, view: bool = False) -> tuple[Graph, Value]:
+    """A chain whose third layer adds the output of the first and stores what comes out.
+
+    late: somebody reads that output after it. twice: the third layer's own input is its operand.
+    view: it adds rows that are not all of the memory. Returns: the graph and that output.
+    """
+    x, first, second, third, last = (value(*size) for size in [(60, 16)] * 5)
+    early = second if twice else first
+    look = Value((30 if view else 60, 16), (16, 1), 0, torch.float32, root=early)
+    spec = LayerSpec(None, 1, tail=(RowStep("add", 1), RowStep("store")))
+    nodes = [
+        Node("layer", LayerSpec(None, 1), (x,), {}, [first]),
+        Node("layer", LayerSpec(None, 1), (first,), {}, [second]),
+        Node("layer", spec, (second, look), {}, [third]),
+        Node("layer", LayerSpec(None, 1), (third, *((first,) if late else ())), {}, [last]),
+    ]
+    for node in nodes:
+        node.out.node = node
+    graph = Graph([x], nodes, [last])
+    graph.link()
+    return graph, early
+
+
+def test_a_sum_is_written_over_what_nobody_reads_again() -> None:
+    graph, early = adding()
+    held = arena(graph)
+    assert held[id(early)].data_ptr() == held[id(graph.nodes[2].out)].data_ptr()
+
+
+@pytest.mark.parametrize("how", ["late", "twice", "view"])
+def test_a_sum_has_memory_of_its_own_where_its_operand_is_read_otherwise(how: str) -> None:
+    graph, early = adding(**{how: True})
+    held = arena(graph)
+    sums = held[id(graph.nodes[2].out)]
+    if how != "view":  # whoever is dead may lend its place
+        assert held[id(early)].data_ptr() != sums.data_ptr()
+    left, whose = in_place(graph, spans(graph))
+    assert not whose and len(left) == 3
