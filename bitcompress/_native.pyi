@@ -191,6 +191,16 @@ def conv2d_reals(
     groups: int = 1,
     threads: int = 1,
 ) -> None: ...
+def conv2d_floats(
+    x: _Array,
+    w: _Array,
+    bias: _Array | None,
+    out: _Array,
+    stride: _Pair = (1, 1),
+    padding: _Pair = (0, 0),
+    dilation: _Pair = (1, 1),
+    threads: int = 1,
+) -> None: ...
 def attend(
     q: _Array,
     k: _Array,

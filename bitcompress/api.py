@@ -32,6 +32,7 @@ from bitcompress.measure.speed import measure_speed
 from bitcompress.measure.stages import Stages
 from bitcompress.memory import keep_large_blocks
 from bitcompress.models.load import Loaded, load_model
+from bitcompress.models.probe import picture_scale
 from bitcompress.parity import is_steady
 from bitcompress.plan import coverage, mean_bits, nothing_packed
 from bitcompress.recipe import Recipe
@@ -150,8 +151,8 @@ def quantize(
     stages = Stages()
     with stages("load"):
         net, found = opened(model)
-        source = source or found
         teacher = private_copy(net)
+        source = source or seen(found, teacher, data)
         feed = _feed(data, chosen, source)
     example = example_inputs if example_inputs is not None else next(iter(feed.calibration()))
     with stages("capture"):
@@ -287,7 +288,7 @@ def analyze(
     Returns: one dict a layer and width: name, op, bits, sqnr_db, macs.
     """
     net, found = opened(model)
-    source = source or found
+    source = source or seen(found, net, data)
     rows: list[dict[str, Any]] = []
     for number, width in enumerate(widths):
         chosen = resolve(recipe, width, overrides={"protect.share": 0.0})
@@ -320,6 +321,18 @@ def opened(model: nn.Module | str | Path) -> tuple[nn.Module, Source]:
         )  # fmt: skip
         return model, found
     return open_source(load_model(Path(model)))
+
+
+def seen(source: Source, net: nn.Module, data: Any) -> Source:
+    """The same, with what a run of a live network tells where the data are pictures or none.
+
+    Files were looked at when they were loaded; batches say by themselves what the network takes.
+    """
+    live = not source.arch and source.scale is None and source.task is None
+    if not live or not (data is None or isinstance(data, str | Path | PictureSet)):
+        return source
+    scale = picture_scale(private_copy(net))
+    return source if scale is None else replace(source, scale=scale, task="sr")
 
 
 def open_source(loaded: Loaded) -> tuple[nn.Module, Source]:

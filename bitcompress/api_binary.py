@@ -124,7 +124,7 @@ def binarize(
     stages, say = Stages(), progress or (lambda what, done, total: None)
     with stages("load"):
         say("open model and data", 0, 0)
-        net, source = walk.open_model(model, source, chosen)
+        net, source = walk.open_model(model, source, chosen, data)
         task = walk.open_task(data, score, net, source, chosen)
         example = walk.example_of(net, source, task, example_inputs)
     with stages("prepare"):

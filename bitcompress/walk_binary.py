@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitcompress.api import example_for, opened
+from bitcompress.api import example_for, opened, seen
 from bitcompress.artifact import Source
 from bitcompress.blocks import (
     BlockPolicy,
@@ -43,7 +43,10 @@ PICTURES = ("sr", "diffusion")
 
 
 def open_model(
-    model: nn.Module | str | Path | None, source: Source | None, recipe: BinaryRecipe
+    model: nn.Module | str | Path | None,
+    source: Source | None,
+    recipe: BinaryRecipe,
+    data: Any = None,
 ) -> tuple[nn.Module, Source]:
     """The float model and where it comes from; without one, the recipe's own target.
 
@@ -57,6 +60,8 @@ def open_model(
             )
         return own_target(recipe.target)
     net, found = opened(model)
+    named = recipe.data.task != "auto" or recipe.data.scale is not None
+    found = found if named else seen(found, net, data)
     if recipe.train.start == "scratch":
         net = private_copy(net)
         for module in net.modules():

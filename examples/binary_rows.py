@@ -23,7 +23,7 @@ class Setup:
     scale: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     float_fit: dict[str, Any] = field(default_factory=dict)
-    """steps, batch, lr of the float network."""
+    """steps, batch, lr, optimizer, precision, channels_last of the float network."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Of every binary recipe of the table."""
 
@@ -51,8 +51,10 @@ SETUPS: dict[str, Setup] = {
     "camvid": Setup(
         task="segment", data="data/CamVid", target="convnext-uper",
         config={"classes": 11, "depths": TINY_DEPTHS, "dims": TINY_DIMS, "width": 64},
-        float_fit={"steps": 800, "batch": 8, "lr": 2e-3},
-        overrides={"train.steps": 800, "train.batch": 8, "train.lr": 2e-3},
+        float_fit={"steps": 400, "batch": 4, "lr": 2e-3, "precision": "bf16",
+                   "channels_last": True},
+        overrides={"train.steps": 400, "train.batch": 4, "train.lr": 2e-3,
+                   "train.precision": "bf16"},
     ),
     "depth": Setup(  # one scene: it exercises the way, and says nothing about quality
         task="depth", data="stereo", target="convnext-uper",

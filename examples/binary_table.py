@@ -83,10 +83,14 @@ def kept_float(name: str, arguments: argparse.Namespace) -> Path:
 def train_float(net: nn.Module, task: Task, fit: dict[str, Any], seed: int) -> int:
     """Train a float network on a task; gives the steps."""
     steps, batch = fit["steps"], fit["batch"]
-    config = LearnConfig(
-        FitConfig(steps=steps, seed=seed, optimizer=fit.get("optimizer", "adam"), warmup=20),
-        lr=fit["lr"],
-    )
+    last = fit.get("channels_last", False)
+    fitted = FitConfig(
+        steps=steps, seed=seed, optimizer=fit.get("optimizer", "adam"), warmup=20,
+        precision=fit.get("precision", "fp32"),
+    )  # fmt: skip
+    config = LearnConfig(fitted, lr=fit["lr"], channels_last=last)
+    if last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learn(
         net, lambda inputs: task.loss(net, inputs), task.batches(batch, seed), config,
         progress=ProgressLine(),

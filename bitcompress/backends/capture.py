@@ -23,25 +23,30 @@ from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
 from bitcompress.graph.timed import clock_of
 
-STEPS = (1, 8, 16)
+STEPS = (1, 2, 4, 8, 16, 32, 64)
 """Multiples of what picture sizes are tried, where the model does not tell its windows."""
+TRACES = 3
+"""So often a size that runs may fail to be written down before fixed ones are taken."""
 WINDOWS = ("window", "window_size", "split", "split_size", "windows", "multiple")
 """Attributes by which models tell the sizes of their windows, or of what sizes are multiples."""
 
 
 SIZES = {0: "the sizes of the example", 1: "any size"}
+ONE_BATCH = "the model's own code fixes the number of samples once it has seen one"
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Which sizes of the inputs are free.
 
-    step: pictures have sides that are multiples of it; 0 where every size is fixed.
+    step: pictures have sides that are multiples of it; 0 where their size is fixed.
     """
 
     step: int
     reason: str = ""
-    """Why it is no smaller."""
+    """Why they are no freer."""
+    batch: bool = True
+    """Whether any number of samples is taken."""
 
 
 @dataclass(frozen=True)
@@ -141,77 +146,129 @@ def captures(
 ) -> Iterator[Captured]:
     """The model written down, from the freest sizes to fixed ones; failures are passed over.
 
-    The caller takes the first that passes its checks.
+    A size is run before it is written down, which takes a moment where the other takes many. The
+    caller takes the first that passes its checks.
     Raises: CaptureError where not even fixed sizes can be written down, with what torch says.
     """
-    named, reason = named_inputs(example), ""
+    named, reason, traces = named_inputs(example), "", 0
     window = windows_of(model)
-    steps = (*(STEPS if window == 1 else (1, window)), 0)
-    for step in steps:
-        progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
-        try:
-            inputs = {name: _sized(value, step) for name, value in named.items()}
-            bare = _Bare(model, tuple(inputs)).eval()
-            program = _program(bare, inputs, step)
-            stuck = step and _fixed(program, inputs, step)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            if step == 0:
-                raise CaptureError(f"the model cannot be written down: {reason}") from error
+    for step in (*(STEPS if window == 1 else (1, window)), 0):
+        if step and traces >= TRACES:
             continue
-        if stuck:
-            reason = stuck
-            continue
-        yield Captured(program, inputs, Sizes(step, reason), _output_names(program))
+        for batch in (True, False):
+            progress(f"writing the model down for {SIZES.get(step, f'multiples of {step}')}")
+            inputs = {name: _sized(value, step, batch) for name, value in named.items()}
+            sizes = Sizes(step, reason, batch)
+            try:
+                run_alone(model, inputs)
+                traces += 1
+                program = _program(_Bare(model, tuple(inputs)).eval(), inputs, sizes)
+            except Exception as error:
+                reason = reason or _said(error)
+                if step == 0 and not batch:
+                    raise CaptureError(
+                        f"{_where(error, model)} cannot be written down: {_said(error)}"
+                    ) from error
+                continue
+            stuck = _fixed(program, inputs, sizes)
+            if not stuck:
+                yield Captured(program, inputs, sizes, _output_names(program))
+            reason = reason or stuck
+            if stuck != ONE_BATCH:
+                break
 
 
-def _sized(value: Tensor, step: int) -> Tensor:
+def run_alone(model: Rewritten, inputs: Mapping[str, Tensor]) -> None:
+    """Run the model for nothing but what it raises."""
+    with torch.no_grad(), quiet():
+        run_once(model, inputs)
+
+
+def _where(error: Exception, model: Rewritten) -> str:
+    """The innermost module of the model whose forward was running when a failure came up."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found, step = "", error.__traceback__
+    while step is not None:
+        found = names.get(id(step.tb_frame.f_locals.get("self")), "") or found
+        step = step.tb_next
+    name = found.removeprefix("net").removeprefix(".")
+    return f"{name} of the model" if name else "the model"
+
+
+def _said(error: Exception) -> str:
+    """What torch says of a failure, without its advice."""
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        return (
+            "its forward decides by the numbers of a tensor (an if, item or int of one), where a "
+            "file has one way for all: write it with torch.where, or export the part behind it"
+        )
+    text = " ".join(str(error).split()).split(" For more information, run with")[0]
+    return text[:300] or type(error).__name__
+
+
+def _sized(value: Tensor, step: int, batch: bool) -> Tensor:
     """The example with a batch and sides that stand for any: two of all, sides a multiple of step.
 
     Sizes of 1 would be taken for fixed ones, and equal sides for one size.
     """
-    if step == 0:
+    if value.dim() == 0 or not (step or batch):
         return value
-    batch = [2, *value.shape[1:]]
-    if value.dim() == 4:
-        batch[2:] = [
+    shape = [max(2, len(value)) if batch else len(value), *value.shape[1:]]
+    if value.dim() == 4 and step:
+        shape[2:] = [
             math.ceil(32 / step) * step,
             (math.ceil(32 / step) + 1) * step + (step == 1) * 8,
         ]
-    made = value.new_empty(batch)
-    repeats = [math.ceil(new / old) for new, old in zip(batch, value.shape, strict=True)]
-    made.copy_(value.repeat(*repeats)[tuple(slice(0, size) for size in batch)])
+    made = value.new_empty(shape)
+    repeats = [math.ceil(new / max(old, 1)) for new, old in zip(shape, value.shape, strict=True)]
+    made.copy_(value.repeat(*repeats)[tuple(slice(0, size) for size in shape)])
     return made
 
 
-def _program(bare: _Bare, inputs: Mapping[str, Tensor], step: int) -> Any:
+def _program(bare: _Bare, inputs: Mapping[str, Tensor], sizes: Sizes) -> Any:
     dim = torch.export.Dim
     free: list[dict[int, Any]] = []
     names = {2: "height", 3: "width"}
     for value in inputs.values():
         axes: dict[int, Any] = {}
-        if step and value.dim():
+        if sizes.batch and value.dim():
             axes[0] = dim.AUTO
-        if step and value.dim() == 4:
+        if sizes.step and value.dim() == 4:
             axes |= {
-                axis: dim.AUTO if step == 1 else step * dim(name, min=1)
+                axis: dim.AUTO if sizes.step == 1 else sizes.step * dim(name, min=1)
                 for axis, name in names.items()
             }
         free.append(axes)
     with torch.no_grad(), quiet():
-        return torch.export.export(
+        program = torch.export.export(
             bare, tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),
         )  # fmt: skip
+        # What changes a tensor in place becomes what gives another one: a file knows no places.
+        return (
+            program.run_decompositions({}) if any(map(_changes, program.graph.nodes)) else program
+        )
 
 
-def _fixed(program: Any, inputs: Mapping[str, Tensor], step: int) -> str:
+def _changes(node: Any) -> bool:
+    """Whether a node of a graph writes into what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+def _fixed(program: Any, inputs: Mapping[str, Tensor], sizes: Sizes) -> str:
     """Why the sizes of a program are not as free as they should be; empty where they are."""
     wanted = [node for node in program.graph.nodes if node.op == "placeholder"][-len(inputs) :]
-    for node, value in zip(wanted, inputs.values(), strict=True):
-        if value.dim() != 4:
-            continue
-        shape = node.meta["val"].shape
-        if any(isinstance(shape[axis], int) for axis in (2, 3)):
-            return "the model's own code fixes the size of a picture once it has seen one"
+    shapes = [
+        node.meta["val"].shape if isinstance(node.meta["val"], Tensor) else () for node in wanted
+    ]
+    if sizes.step and any(_is_number(size) for s in shapes if len(s) == 4 for size in s[2:]):
+        return "the model's own code fixes the size of a picture once it has seen one"
+    if sizes.batch and any(_is_number(shape[0]) for shape in shapes if shape):
+        return ONE_BATCH
     return ""
+
+
+def _is_number(size: Any) -> bool:
+    """Whether a size is no longer free; one that was found to be equal to a number is none."""
+    return isinstance(size, int) or size.node.maybe_as_int() is not None

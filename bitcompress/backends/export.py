@@ -18,6 +18,7 @@ from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
 from bitcompress.backends.file import TRANSLATE, file_of
 from bitcompress.backends.metric import check_metric, metric_of
+from bitcompress.backends.nudge import Nudges
 from bitcompress.backends.session import runtime
 from bitcompress.backends.sizes import sizes_of
 from bitcompress.backends.trials import example_of, trials
@@ -60,6 +61,7 @@ def export(
     example: Any = None,
     *,
     portable: bool = False,
+    nudge: bool = False,
     whole: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -67,6 +69,8 @@ def export(
     """Write a packed model as an ONNX file with operators of domain `bitcompress`.
 
     portable: with standard operators alone, small but not faster (backends/portable.py).
+    nudge: of a portable file, make offsets whole zero points where they are near (nudge.py); the
+        report says what that costs.
     whole: attention in windows is one node, and codes pass between nodes; False for TensorRT, whose
         plugins know neither.
 
@@ -75,12 +79,17 @@ def export(
     Returns: the report.
     Raises: CaptureError, GateError naming the stage that failed, OutputError, Unavailable.
     """
+    if nudge and not portable:
+        raise UsageError(
+            "nudge is for portable files: packed operators read the offsets as they are"
+        )
     place = target(Path(path), overwrite)
     model, source = _opened(packed)
     inputs = example_of(example, source, model)
     made = build(
-        model, source, inputs, progress or (lambda stage: None), portable=portable, whole=whole
-    )
+        model, source, inputs, progress or (lambda stage: None), portable=portable, whole=whole,
+        nudge=nudge,
+    )  # fmt: skip
     files = {place.name: made.data, f"{place.name}.json": _text(made.report)}
     write(place.parent, files)
     return made.report
@@ -133,6 +142,7 @@ def build(
     *,
     portable: bool = False,
     whole: bool = True,
+    nudge: bool = False,
 ) -> Exported:
     """The file of a packed model that passed the gate, with the report of it.
 
@@ -143,19 +153,24 @@ def build(
     for plain in captures(model.eval(), example, progress):
         for optimize in (True, False):
             fused = optimize and whole and not portable
-            captured = plain.in_windows() if fused else plain
+            captured, nudges = plain.in_windows() if fused else plain, Nudges() if nudge else None
             try:
                 file = file_of(
-                    captured, source, progress, optimize=optimize, portable=portable, codes=fused
-                )
+                    captured, source, progress, optimize=optimize, portable=portable, codes=fused,
+                    nudges=nudges,
+                )  # fmt: skip
                 progress("checking the file against the packed model")
                 report = _checked(file, model, captured, source, portable=portable)
             except GateError as error:
+                progress(f"passed over: {error}")
                 refused = refused or str(error)
                 if not optimize and refused.startswith(TRANSLATE):
                     raise GateError(refused) from error  # other sizes change no operator
                 continue
             report |= {"optimized": optimize, "passed_over": refused}
+            if nudges is not None:
+                report["nudged"] = nudges.row()
+                report["notes"].append(nudges.said(report["whole"], report["metric"]))
             return Exported(file, report)
     raise GateError(refused or "the model could not be exported")
 
@@ -193,17 +208,23 @@ def _checked(
     if not portable:  # which says what it loses, and is not held to it
         check_metric(metric)
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    sizes = sizes_of(model, source, weights, len(data), len(proto.graph.node))
+    notes = [PORTABLE] if portable else []
     return {
         "file_bytes": len(data),
         "initializer_bytes": weights,
-        "bytes": sizes_of(model, source, weights, len(data), len(proto.graph.node)),
+        "bytes": sizes,
         "nodes": len(proto.graph.node),
         "operators": operators,
         "whole": [whole.row() for whole in wholes],
         "metric": metric,
-        "sizes": {"step": captured.sizes.step, "reason": captured.sizes.reason},
+        "sizes": {
+            "step": captured.sizes.step,
+            "batch": captured.sizes.batch,
+            "reason": captured.sizes.reason,
+        },
         "seconds_of_gate": round(time.perf_counter() - started, 1),
-        "notes": [PORTABLE] if portable else [],
+        "notes": [*notes, sizes["said"]] if sizes["said"] else notes,
         "runtime": runtime().__version__,
         "operator_version": schema.VERSION,
     }

@@ -15,6 +15,7 @@ from bitcompress.backends.capture import Captured
 from bitcompress.backends.codes import hand_codes
 from bitcompress.backends.fuse import fuse
 from bitcompress.backends.layout import channels_last
+from bitcompress.backends.nudge import Nudges
 from bitcompress.backends.portable import to_standard
 from bitcompress.backends.quiet import quiet
 from bitcompress.backends.session import DIGITS, SEAL, seal
@@ -35,8 +36,11 @@ def file_of(
     optimize: bool,
     portable: bool,
     codes: bool = False,
+    nudges: Nudges | None = None,
 ) -> bytes:
     """The bytes of the file, between whose nodes `codes` may pass.
+
+    nudges: counts the offsets of a portable file that became whole; without it none does.
 
     Raises: GateError naming what cannot be translated.
     """
@@ -52,7 +56,9 @@ def file_of(
         model = made.model
         progress(f"simplifying {len(model.graph)} nodes")
         with quiet():
-            _simplify(model, captured, optimize=optimize, portable=portable, codes=codes)
+            _simplify(
+                model, captured, optimize=optimize, portable=portable, codes=codes, nudges=nudges
+            )
             model.metadata_props.update(_metadata(source, captured))
             import onnx_ir
 
@@ -63,8 +69,9 @@ def file_of(
 
 
 def _simplify(
-    model: Any, captured: Captured, *, optimize: bool, portable: bool, codes: bool
-) -> None:
+    model: Any, captured: Captured, *, optimize: bool, portable: bool, codes: bool,
+    nudges: Nudges | None,
+) -> None:  # fmt: skip
     """The graph as it is written, of an onnx_ir.Model as torch made it."""
     from onnx_ir.passes import common
 
@@ -72,7 +79,7 @@ def _simplify(
     if optimize:
         fold(model)
     if portable:
-        to_standard(model)
+        to_standard(model, nudges)
     elif optimize:
         channels_last(model)
         common.RemoveUnusedNodesPass()(model)
@@ -84,6 +91,7 @@ def _simplify(
 
 
 FAILED_NODE = re.compile(r"translating node %?(\w+)")
+MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 
 def _untranslated(error: BaseException, program: Any) -> str:
@@ -94,12 +102,27 @@ def _untranslated(error: BaseException, program: Any) -> str:
         said.append(" ".join(str(cause).split()))
         cause = cause.__cause__ or cause.__context__
     named = next((found for found in map(FAILED_NODE.search, said) if found), None)
-    for node in program.graph.nodes:
+    missing = next((found for found in map(MISSING.search, said) if found), None)
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    for node in calls:
         if named and node.name == named.group(1):
-            module = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
-            where = module.removeprefix("model.").removeprefix("net.") or "the model"
-            return f"{node.target} of {where} has no form in ONNX ({said[-1][:160]})"
-    return said[-1][:300]
+            return f"{node.target} of {_module(node)} has no form in ONNX ({said[-1][:160]})"
+    if missing is None:
+        return said[-1][:300]
+    # torch takes operators apart before it translates them: linalg_inv becomes linalg_inv_ex.
+    target = missing.group(1)
+    parts = [n for n in calls if target.startswith(str(n.target).rpartition(".")[0] or "-")]
+    where = max(parts, key=lambda n: len(str(n.target)), default=None)
+    said_of = "" if where is None else f" of {_module(where)}"
+    return f"{target}{said_of} has no form in ONNX"
+
+
+def _module(node: Any) -> str:
+    """The module that made a node of a program."""
+    name = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+    return str(
+        name.removeprefix("model").removeprefix(".").removeprefix("net").lstrip(".") or "the model"
+    )
 
 
 def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:

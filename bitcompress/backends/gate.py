@@ -19,7 +19,7 @@ from bitcompress.backends import reference
 from bitcompress.backends.rolls import Turn
 from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.backends.session import session_of
-from bitcompress.backends.taps import run_packed
+from bitcompress.backends.taps import Tap, paired, run_packed
 from bitcompress.errors import GateError
 from bitcompress.graph.arguments import tensors_of
 from bitcompress.graph.intercept import Rewritten
@@ -192,7 +192,7 @@ def check_whole(
 def _flipped(
     opened: Opened,
     values: Mapping[str, Any],
-    taps: Sequence[tuple[str, Tensor]],
+    taps: Sequence[Tap],
     turned: Mapping[int, Turn],
 ) -> float:
     """The share of codes that differ between torch and the file; NaN where layers do not pair."""
@@ -200,11 +200,11 @@ def _flipped(
     if len(layers) != len(taps):
         return math.nan
     flipped = total = 0
-    for number, (node, (kind, x)) in enumerate(zip(layers, taps, strict=True)):
-        x = torch.roll(x, *turned[number]) if number in turned else x
+    for node, (number, tap) in zip(layers, paired(layers, taps), strict=True):
+        x = torch.roll(tap.x, *turned[number]) if number in turned else tap.x
         attributes = attributes_of(node)
         inputs = opened.node_inputs(node, values)
-        if kind == "linear" and node.op_type.startswith("BitConv2d"):  # a block of tokens
+        if tap.kind == "linear" and node.op_type.startswith("BitConv2d"):  # a block of tokens
             x = as_pixels(x)
         mine = reference.codes(node.op_type, inputs, attributes)
         if attributes["input_bits"] == 1 and (len(inputs) < 8 or inputs[7] is None):

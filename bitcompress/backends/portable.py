@@ -2,9 +2,10 @@
 
 Weights are codes of UINT2, UINT4 or UINT8, the narrowest that holds their bits, behind a
 DequantizeLinear; inputs of 2, 4 and 8 bits pass through QuantizeLinear and DequantizeLinear, others
-through Round and Clip. Grids are affine with a real offset: it stands beside as an Add, so none is
-nudged to a whole number and what is read is what was stored. Sums are float32, whose rounding may
-flip a code of the next layer; the gate measures what that costs.
+through Round and Clip. Grids are affine with a real offset: it stands beside as an Add, and what is
+read is what was stored; where a user asks for it, it is nudged to a whole zero point (nudge.py).
+Sums are float32, whose rounding may flip a code of the next layer; the gate measures what all of
+that costs.
 """
 
 from __future__ import annotations
@@ -15,28 +16,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitcompress.backends.schema import DOMAIN, OPERATORS
+from bitcompress.backends.nudge import Nudged, Nudges, most_steps, nudge
+from bitcompress.backends.portable_writer import OPSET, Writer, unsigned
+from bitcompress.backends.schema import DOMAIN
 from bitcompress.packed.stored import unpack
 
-OPSET = {2: 25, 4: 21, 8: 21}
-"""The first opset of ONNX that has unsigned integers of so many bits."""
 LATEST_IR = {21: 10, 25: 13}
 
 
-def to_standard(model: Any) -> None:
-    """Replace every operator of ours by standard ones (an onnx_ir.Model)."""
+def to_standard(model: Any, nudges: Nudges | None = None) -> None:
+    """Replace every operator of ours by standard ones (an onnx_ir.Model).
+
+    nudges: counts the offsets that became whole zero points; without it none does.
+    """
     graph = model.graph
     narrowest = 8
     for node in list(graph):
         if node.domain != DOMAIN:
             continue
-        writer = _Writer(node)
+        writer = Writer(node, nudges)
         made = MEANINGS[node.op_type](writer)
         narrowest = min(narrowest, writer.narrowest)
         graph.insert_before(node, writer.nodes)
         for value in writer.constants:
             graph.register_initializer(value)
         name = node.outputs[0].name
+        made.type, made.shape = node.outputs[0].type, node.outputs[0].shape
         node.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
         node.outputs[0].name, made.name = f"{name}_old", name
         graph.remove(node, safe=True)
@@ -46,134 +51,70 @@ def to_standard(model: Any) -> None:
     model.ir_version = max(LATEST_IR[25 if opset > 21 else 21], model.ir_version)
 
 
-class _Writer:
-    """Writes the nodes that stand for one of ours."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self.narrowest = 8
-        operator = OPERATORS[node.op_type]
-        self.inputs = dict(zip((port.name for port in operator.inputs), node.inputs, strict=False))
-        self.attributes: dict[str, Any] = {
-            a.name: node.attributes[a.name].value if a.name in node.attributes else a.default
-            for a in operator.attributes
-        }
-
-    def op(self, name: str, *inputs: Any, **attributes: Any) -> Any:
-        """One standard node; gives its output."""
-        import onnx_ir as ir
-
-        made = ir.node(name, list(inputs), attributes=attributes or None)
-        self.nodes.append(made)
-        made.outputs[0].name = f"{self.node.outputs[0].name}_{len(self.nodes)}"
-        return made.outputs[0]
-
-    def constant(self, array: Any, dtype: Any = None) -> Any:
-        """An initialiser; `dtype` is of onnx_ir for what NumPy has no type of."""
-        import onnx_ir as ir
-
-        name = f"{self.node.outputs[0].name}_c{len(self.constants)}"
-        if dtype is None:
-            tensor = ir.tensor(np.asarray(array), name=name)
-        else:
-            tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
-        value = ir.Value(name=name, const_value=tensor)
-        value.dtype, value.shape = tensor.dtype, ir.Shape(array.shape)
-        self.constants.append(value)
-        return value
-
-    def number(self, value: float) -> Any:
-        """A float32 of no axis."""
-        return self.constant(np.array(value, np.float32))
-
-    def known(self, port: str) -> Any:
-        """The numbers of an initialiser as float32; None where it is left out."""
-        value = self.inputs.get(port)
-        return None if value is None else np.asarray(value.const_value.numpy())
-
-    def reals(self, x: Any, grid: tuple[Any, Any], bits: int, read: Any = None) -> Any:
-        """x cut into codes by a grid and read as reals by `read`, or by the same grid.
-
-        Shapes: grids broadcast against x.
-        """
-        scale, offset = grid
-        apart = self.op("Sub", x, offset)
-        top = self.number((1 << bits) - 1)
-        codes = self.op("Round", self.op("Div", apart, scale))
-        codes = self.op("Clip", codes, self.number(0.0), top)
-        scale, offset = grid if read is None else read
-        return self.op("Add", self.op("Mul", codes, scale), offset)
-
-    def quantized(self, x: Any, grid: tuple[Any, Any], bits: int, read: tuple[Any, Any]) -> Any:
-        """`reals` by way of QuantizeLinear, for arrays of one number or one a channel (axis 1, or
-        the last): x has its channels there."""
-        import onnx_ir as ir
-
-        scale, offset, axis = grid[0].reshape(-1), grid[1], self.channel_axis
-        types = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
-        view = [-1, 1, 1] if axis == 1 else [-1]
-        arrays = self.constant(offset.reshape(view if offset.size > 1 else []))
-        apart = self.op("Sub", x, arrays)
-        if bits not in types or (scale == 0).any():
-            wide = scale.reshape(view if scale.size > 1 else [])
-            return self.reals(apart, (self.constant(wide), self.number(0.0)), bits, tuple(
-                self.number(float(part)) for part in read
-            ))  # fmt: skip
-        self.narrowest = min(self.narrowest, bits)
-        zero = self.constant(np.zeros(scale.shape if scale.size > 1 else (), np.uint8), types[bits])
-        first = self.constant(scale if scale.size > 1 else scale.reshape(()))
-        codes = self.op("QuantizeLinear", apart, first, zero, axis=axis if scale.size > 1 else 0)
-        back = self.op("DequantizeLinear", codes, self.number(float(read[0])), axis=0)
-        return self.op("Add", back, self.number(float(read[1])))
-
-    @property
-    def channel_axis(self) -> int:
-        """Which axis of x holds the channels."""
-        return 1 if self.node.op_type == "BitConv2d" else -1
-
-
-def _weight(w: _Writer) -> Any:
+def _weight(w: Writer) -> Any:
     """The weight as reals, from codes of the narrowest type that holds them."""
-    import onnx_ir as ir
-
     bits, shape = w.attributes["weight_bits"], tuple(w.attributes["weight_shape"])
     stored = np.ascontiguousarray(w.inputs["weight"].const_value.numpy()).reshape(-1)
     codes = unpack(torch.from_numpy(stored.copy()), bits, shape).numpy()
     wide = 2 if bits <= 2 else 4 if bits <= 4 else 8
     w.narrowest = min(w.narrowest, wide)
-    kind = {2: ir.DataType.UINT2, 4: ir.DataType.UINT4, 8: ir.DataType.UINT8}[wide]
+    kind = unsigned(wide)
     scale, offset = (
         w.known(f"weight_{part}").reshape(-1).astype(np.float32) for part in ("scale", "offset")
     )
+    rows = codes.reshape(shape[0] if max(scale.size, offset.size) > 1 else 1, -1)
+    counts = np.stack([np.bincount(row, minlength=1 << bits) for row in rows])
+    found = None if w.nudges is None else nudge(scale, offset, bits, counts)
+    if w.noted(found) and found is not None:
+        pair = (found.scale, found.zero)
+        first, zero = (part if part.size > 1 else part.reshape(()) for part in pair)
+        inputs = w.constant(codes, kind), w.constant(first), w.constant(zero, kind)
+        return w.op("DequantizeLinear", *inputs, axis=0)
     first = w.constant(scale if scale.size > 1 else scale.reshape(()))
     reals = w.op("DequantizeLinear", w.constant(codes, kind), first, axis=0)
     view = [-1] + [1] * (len(shape) - 1) if offset.size > 1 else []
     return w.op("Add", reals, w.constant(offset.reshape(view)))
 
 
-def _cut(w: _Writer) -> Any:
+def _cut(w: Writer) -> Any:
     """What a layer multiplies: x cut, and read as the normalised input."""
     scale, offset = (
         w.known(f"input_{part}").astype(np.float32).reshape(()) for part in ("scale", "offset")
     )
     stretch, shift = w.known("stretch"), w.known("shift")
-    grid = (scale, offset)
+    grid, bits = (scale, offset), w.attributes["input_bits"]
+    if w.nudges is not None and bits in OPSET and (stretch is None or (stretch > 0).all()):
+        read = nudge(scale, offset, bits)
+        cut = None if read is None else _moved_by(read, stretch, shift, bits)
+        if w.noted(read, cut) and read is not None and cut is not None:
+            return w.by_zero_point(w.inputs["x"], cut, read, bits)
     if stretch is not None:
         wide = stretch.astype(np.float32)
         low = wide * offset
         grid = wide * scale, low if shift is None else low + shift.astype(np.float32)
-    return w.quantized(w.inputs["x"], grid, w.attributes["input_bits"], (scale, offset))
+    return w.quantized(w.inputs["x"], grid, bits, (scale, offset))
 
 
-def _linear(w: _Writer) -> Any:
+def _moved_by(read: Nudged, stretch: Any, shift: Any, bits: int) -> Nudged | None:
+    """By what channels are cut that are read by one grid; None where a zero point has no room."""
+    if stretch is None:
+        return read
+    scale = stretch.astype(np.float32) * read.scale
+    by = np.zeros_like(scale) if shift is None else shift.astype(np.float32) / scale
+    zero = np.rint(read.zero - by)
+    far = float(np.abs(zero - (read.zero - by)).max())
+    if zero.min() < 0 or zero.max() >= 1 << bits or far > most_steps(bits):
+        return None
+    return Nudged(scale, zero.astype(np.uint8), far)
+
+
+def _linear(w: Writer) -> Any:
     y = w.op("MatMul", _cut(w), w.op("Transpose", _weight(w), perm=[1, 0]))
     bias = w.known("bias")
     return y if bias is None else w.op("Add", y, w.constant(bias.astype(np.float32)))
 
 
-def _conv2d(w: _Writer) -> Any:
+def _conv2d(w: Writer) -> Any:
     bias = w.known("bias")
     inputs = [_cut(w), _weight(w)]
     if bias is not None:
@@ -185,7 +126,7 @@ def _conv2d(w: _Writer) -> Any:
     )  # fmt: skip
 
 
-def _grid(w: _Writer, of: str, place: int, length: Any) -> tuple[Any, Any]:
+def _grid(w: Writer, of: str, place: int, length: Any) -> tuple[Any, Any]:
     """The grid of an operand for a length, as values that broadcast against (..., 1, 1)."""
     parts = [
         w.known(f"{of}_{part}").astype(np.float32).reshape(-1, 1, 1) for part in ("scale", "offset")
@@ -203,13 +144,13 @@ def _grid(w: _Writer, of: str, place: int, length: Any) -> tuple[Any, Any]:
     return w.op("Mul", scale, factor), w.op("Mul", offset, factor)
 
 
-def _length(w: _Writer, x: Any, axis: int) -> Any:
+def _length(w: Writer, x: Any, axis: int) -> Any:
     """The size of an axis, counted from the last, as float32."""
     size = w.op("Gather", w.op("Shape", x), w.constant(np.array(axis, np.int64)))
     return w.op("Cast", size, to=1)
 
 
-def _rows(w: _Writer, relative: Any, gain: Any, total: Any, v: Any, grids: Any, bits: Any) -> Any:
+def _rows(w: Writer, relative: Any, gain: Any, total: Any, v: Any, grids: Any, bits: Any) -> Any:
     """Rows relative to their largest weight times values (packed/rows.py)."""
     (a_scale, a_offset), b_grid = grids
     reals = w.reals(relative, (a_scale, a_offset), bits[0], (a_scale, w.number(0.0)))
@@ -220,7 +161,7 @@ def _rows(w: _Writer, relative: Any, gain: Any, total: Any, v: Any, grids: Any, 
     return w.op("Add", y, mean if total is None else w.op("Mul", total, mean))
 
 
-def _matmul(w: _Writer) -> Any:
+def _matmul(w: Writer) -> Any:
     a, b, bits = w.inputs["a"], w.inputs["b"], w.attributes["bits"]
     length = _length(w, a, -1)
     grids = _grid(w, "a", 0, length), _grid(w, "b", 1, length)
@@ -236,7 +177,7 @@ def _matmul(w: _Writer) -> Any:
     return w.op("MatMul", w.reals(a, grids[0], bits[0]), w.reals(b, grids[1], bits[1]))
 
 
-def _attention(w: _Writer) -> Any:
+def _attention(w: Writer) -> Any:
     q, k, v, bits = w.inputs["q"], w.inputs["k"], w.inputs["v"], w.attributes["bits"]
     depth, keys = _length(w, q, -1), _length(w, v, -2)
     logits = w.op(
@@ -254,7 +195,7 @@ def _attention(w: _Writer) -> Any:
     return _rows(w, e, gain, None, v, grids, bits[2:])
 
 
-def _with_terms(w: _Writer, logits: Any) -> Any:
+def _with_terms(w: Writer, logits: Any) -> Any:
     """The logits with their terms, each in the view (rest, T, repeat, M, N)."""
     whole = None
     for i, (times, repeat) in enumerate(
@@ -274,7 +215,7 @@ def _with_terms(w: _Writer, logits: Any) -> Any:
     return logits
 
 
-def _layer_norm(w: _Writer) -> Any:
+def _layer_norm(w: Writer) -> Any:
     gain, shift = w.known("gain"), w.known("shift")
     size = w.node.inputs[0].shape[-1] if gain is None else len(gain)
     ones = np.ones(size, np.float32) if gain is None else gain.astype(np.float32)
@@ -284,7 +225,7 @@ def _layer_norm(w: _Writer) -> Any:
     return w.op("LayerNormalization", *inputs, epsilon=w.attributes["eps"], axis=-1)
 
 
-def _pixel_mean(w: _Writer) -> Any:
+def _pixel_mean(w: Writer) -> Any:
     """Means over all axes behind the channels."""
     x, centre = w.inputs["x"], w.inputs.get("centre")
     rank = len(w.node.inputs[0].shape)
@@ -294,7 +235,7 @@ def _pixel_mean(w: _Writer) -> Any:
     return w.op("ReduceMean", x, axes, keepdims=0)
 
 
-def _group_norm(w: _Writer) -> Any:
+def _group_norm(w: Writer) -> Any:
     gain, shift = w.known("gain"), w.known("shift")
     channels = int(w.node.inputs[0].shape[1])
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
@@ -308,13 +249,13 @@ def _group_norm(w: _Writer) -> Any:
     )  # fmt: skip
 
 
-def _unit(w: _Writer) -> Any:
+def _unit(w: Writer) -> Any:
     axes = w.constant(np.array([w.attributes["axis"]], np.int64))
     length = w.op("ReduceL2", w.inputs["x"], axes, keepdims=1)
     return w.op("Div", w.inputs["x"], w.op("Max", length, w.number(w.attributes["least"])))
 
 
-MEANINGS: Mapping[str, Callable[[_Writer], Any]] = {
+MEANINGS: Mapping[str, Callable[[Writer], Any]] = {
     "BitConv2d": _conv2d,
     "BitLinear": _linear,
     "BitMatMul": _matmul,

@@ -22,15 +22,20 @@ OVERLAP = 4
 class Told:
     """What a file tells of itself.
 
-    step: sides must be multiples of it; 0 where every size is fixed. side: the fixed side, or 0.
-    task: what the model is for, where that is known.
+    step: sides must be multiples of it; 0 where every size is fixed. size: the fixed height and
+    width, or 0 and 0. task: what the model is for, where that is known.
     """
 
     scale: int | None
     image_range: float
     step: int
-    side: int = 0
+    size: tuple[int, int] = (0, 0)
     task: str | None = None
+
+    @property
+    def side(self) -> int:
+        """The side of the largest square that a file of one size takes; 0 where sizes are free."""
+        return min(self.size)
 
 
 class FileModel(nn.Module):
@@ -68,12 +73,17 @@ class FileModel(nn.Module):
 
     def _whole(self, x: Tensor) -> Tensor:
         """The picture continued by its edge to a size that the file takes."""
-        step, side = self.told.step, self.told.side
+        step, fixed = self.told.step, self.told.size
         if step == 1:
             return x
-        more = [side - size if side else -size % max(step, 1) for size in x.shape[-2:]]
+        more = [
+            side - size if self.told.side else -size % max(step, 1)
+            for side, size in zip(fixed, x.shape[-2:], strict=True)
+        ]
         if min(more) < 0:
-            raise ShapeError(f"the file takes pictures up to {side}x{side}, not {tuple(x.shape)}")
+            raise ShapeError(
+                f"the file takes pictures up to {fixed[1]}x{fixed[0]}, not {tuple(x.shape)}"
+            )
         return functional.pad(x, (0, more[1], 0, more[0]), "replicate") if any(more) else x
 
 
@@ -82,8 +92,9 @@ def _told(session: Any, path: Path) -> Told:
         told = json.loads(session.get_modelmeta().custom_metadata_map["bitcompress"])
         scale, image_range = told["scale"], float(told["image_range"] or 1.0)
         shape = session.get_inputs()[0].shape
-        side = 0 if told["step"] or len(shape) != 4 else min(shape[2:])
-        return Told(scale, image_range, int(told["step"]), side, told.get("task"))
+        free = told["step"] or len(shape) != 4
+        size = (0, 0) if free else (int(shape[2]), int(shape[3]))
+        return Told(scale, image_range, int(told["step"]), size, told.get("task"))
     except (KeyError, ValueError, TypeError) as error:
         raise LoadError(
             f"{path} does not say what it takes: export it with this release"

@@ -49,16 +49,20 @@ def trials(captured: Captured) -> Iterator[dict[str, Tensor]]:
     step = captured.sizes.step
     generator = torch.Generator().manual_seed(1)
     yield captured.inputs
+    batch = 1 if captured.sizes.batch else None
     if step == 0:
         yield {
-            n: v[torch.randperm(len(v), generator=generator)].flip(-1)
-            for n, v in captured.inputs.items()
+            n: _shuffled(v, generator)[:batch] if v.dim() else v for n, v in captured.inputs.items()
         }
         return
     grown = {}
     for name, value in captured.inputs.items():
-        # Another timestep, where an input counts.
-        made = value[:1] if value.is_floating_point() else value[:1] // 2
+        made = value[:batch] if value.dim() else value
+        # Another timestep or noise level, where an input is one number a sample or counts.
+        if value.is_floating_point():
+            made = made / 2 if value.dim() <= 1 else made
+        elif value.dtype != torch.bool:
+            made = made // 2
         if value.dim() == 4:
             more = max(step, 8)
             made = torch.nn.functional.pad(
@@ -66,3 +70,8 @@ def trials(captured: Captured) -> Iterator[dict[str, Tensor]]:
             )
         grown[name] = made
     yield grown
+
+
+def _shuffled(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Other numbers of the same range: samples in another order, the last axis from its end."""
+    return value[torch.randperm(len(value), generator=generator)].flip(-1)

@@ -66,7 +66,12 @@ def learns(block: BinaryBlock) -> bool:
 def _theta(seen: Tensor) -> Tensor:
     """A threshold for each channel. Shapes: (C, M) -> (C,)."""
     median = seen.median(1).values
-    return torch.where(_lopsided(seen, median), seen.mean(1), median)
+    # Half way to the next number below, which is on the other side: what was seen lies on neither
+    # edge, where a last bit that another machine rounds otherwise would turn its sign.
+    below = torch.where(seen < median[:, None], seen, -torch.inf).amax(1)
+    middle = median / 2 + below / 2
+    theta = torch.where(torch.isfinite(below) & (middle > below), middle, median)
+    return torch.where(_lopsided(seen, median), seen.mean(1), theta)
 
 
 def _lopsided(seen: Tensor, theta: Tensor) -> Tensor:

@@ -127,6 +127,9 @@ def inspect(model: Path, **options: Any) -> None:
               help="File to write; model.onnx in FOLDER if not given.")  # fmt: skip
 @click.option("--portable", is_flag=True,
               help="Standard operators only: needs no library, small but not faster.")  # fmt: skip
+@click.option("--nudge", is_flag=True,
+              help="Of --portable: whole zero points where they are near, no Add beside; says "
+                   "what that costs.")  # fmt: skip
 @click.option("--input", "inputs", multiple=True, metavar="NAME=1x3x64x64",
               help="Shape of an input of an unknown network, in order; repeatable.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the file.")

@@ -21,6 +21,7 @@ def run_export(
     output: Path | None,
     *,
     portable: bool,
+    nudge: bool,
     example: Any,
     overwrite: bool,
     float_file: Path | None,
@@ -30,6 +31,8 @@ def run_export(
     quiet: bool,
 ) -> None:
     """`bitcompress export`."""
+    if nudge and not portable:
+        raise UsageError("--nudge is for --portable: packed operators read offsets as they are")
     place = target(output or folder / NAME, overwrite)
     loaded, _ = opened_folder(folder, float_file, arch, unsafe_pickle)
     stored = (folder / "model.safetensors").stat().st_size
@@ -45,8 +48,9 @@ def run_export(
         )
     else:
         report = export(
-            loaded, place, example, overwrite=overwrite, portable=portable, progress=progress
-        )
+            loaded, place, example, overwrite=overwrite, portable=portable, nudge=nudge,
+            progress=progress,
+        )  # fmt: skip
     report["packed_bytes"] = stored
     if as_json:
         shown.as_json(report)
@@ -68,6 +72,8 @@ def summary(report: dict[str, Any], place: Path) -> str:
     free = {0: "the one size of the example", 1: "pictures of any size"}.get(
         sizes["step"], f"pictures whose sides are multiples of {sizes['step']}"
     )
+    if not sizes.get("batch", True):
+        free += ", one number of samples"
     lines = [
         f"{place}: {report['file_bytes']:,} bytes, {report['nodes']} nodes, weights "
         f"{report['initializer_bytes']:,} bytes; model.safetensors has {report['packed_bytes']:,}",

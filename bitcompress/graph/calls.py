@@ -92,14 +92,14 @@ def run_einsum(product: Product, args: Sequence[Any], kwargs: Mapping[str, Any])
     b = b.permute([right.index(n) for n in (*batch, *summed, *columns)])
 
     def size(names: list[str]) -> int:
-        return math.prod(int(sizes[n]) for n in names)
+        return math.prod(sizes[n] for n in names)
 
-    lead = [int(sizes[n]) for n in batch]
+    lead = [sizes[n] for n in batch]
     y = product(
         a.reshape(*lead, size(rows), size(summed)), b.reshape(*lead, size(summed), size(columns))
     )
     order = [*batch, *rows, *columns]
-    return y.reshape([int(sizes[n]) for n in order]).permute([order.index(n) for n in out])
+    return y.reshape([sizes[n] for n in order]).permute([order.index(n) for n in out])
 
 
 def einsum_refusal(equation: str, shapes: Sequence[tuple[int, ...]]) -> str:

@@ -13,6 +13,7 @@ that look at its shape alone.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -241,12 +242,21 @@ def _view(owner: Deferrals, x: Any, *sizes: Any, **kwargs: Any) -> Any:
         known = -1
         for size in wanted:
             known *= size
-        if known <= 0 or old.numel() % known:
+        if known <= 0 or math.prod(old) % known:
             return NotImplemented
-        wanted = tuple(old.numel() // known if size == -1 else size for size in wanted)
-    if len(wanted) < 3 or torch.Size(wanted).numel() != old.numel() or wanted[-2:] != old[-2:]:
+        wanted = tuple(math.prod(old) // known if size == -1 else size for size in wanted)
+    if len(wanted) < 3 or not _same((math.prod(wanted), *wanted[-2:]), (math.prod(old), *old[-2:])):
         return NotImplemented
     return owner.then(x, wanted)
+
+
+def _same(ones: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether sizes are equal; free sizes of an export are only where they are equal for all."""
+    if all(type(size) is int for size in (*ones, *others)):
+        return tuple(ones) == tuple(others)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(a == b) for a, b in zip(ones, others, strict=True))
 
 
 def _softmax(owner: Deferrals, x: Any, dim: Any = None, *rest: Any, **kwargs: Any) -> Any:

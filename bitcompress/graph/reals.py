@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bitcompress import native
+from bitcompress.packed.few import few_conv2d, is_few
 from bitcompress.packed.gelu import TAILS, gelu
 from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.layer import watched
@@ -81,6 +82,33 @@ def _silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     return silu(input) if _plain(input) and not inplace else NotImplemented
 
 
+_Pair = tuple[int, int]
+
+
+def _pair(size: Any) -> _Pair | None:
+    """What torch reads as a size for both axes; None for words and what torch refuses."""
+    both = (size, size) if isinstance(size, int) else size
+    if not isinstance(both, (tuple, list)) or not all(type(n) is int for n in both):
+        return None
+    return (both[0], both[-1]) if len(both) in (1, 2) else None
+
+
+def _is_few(x: Tensor, weight: Tensor, bias: Any) -> bool:
+    """Whether shapes fit and the kernel for few channels is meant; torch says what is wrong."""
+    if weight.dim() != 4 or x.shape[1] != weight.shape[1]:
+        return False
+    return is_few(weight) and (bias is None or bias.shape == weight.shape[:1])
+
+
+def _has_place(x: Tensor, weight: Tensor, stride: _Pair, padding: _Pair, dilation: _Pair) -> bool:
+    """Whether the output has a place, and nothing goes backwards."""
+    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return all(
+        move > 0 and step > 0 and pad >= 0 and n + 2 * pad > step * (taps - 1)
+        for n, taps, move, pad, step in axes
+    )
+
+
 def _conv2d(
     input: Any,  # noqa: A002
     weight: Any,
@@ -90,10 +118,16 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """Torch's own on pictures with channels last: faster, and what packed layers want and give."""
+    """Ours to few channels; else torch's own on pictures with channels last: faster, and what
+    packed layers want and give."""
     tensors = [part for part in (input, weight, bias) if part is not None]
     if native.is_traced() or not _plain(*tensors) or input.dim() != 4 or groups != 1:
         return NotImplemented
+    if _is_few(input, weight, bias):
+        sizes = [_pair(size) for size in (stride, padding, dilation)]
+        known = [size for size in sizes if size is not None]
+        if len(known) == 3 and _has_place(input, weight, *known):
+            return few_conv2d(input, weight, bias, *known)
     last = input.contiguous(memory_format=torch.channels_last)
     return torch.conv2d(last, weight, bias, stride, padding, dilation, groups)
 

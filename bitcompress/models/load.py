@@ -25,6 +25,7 @@ from bitcompress.models.checkpoint import (
     unwrap,
 )
 from bitcompress.models.pickles import read_object, whole_module
+from bitcompress.models.probe import picture_scale
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,13 @@ def _loaded(
     scale: int | None = None,
     task: str | None = None,
 ) -> Loaded:
-    """The record of a loaded model; what is not said is read from the model's own attributes."""
+    """The record of a loaded model; what is not said is read from the model's own attributes, and
+    whether an unknown one enlarges pictures is seen in a small run."""
     own_scale = getattr(model, "scale", None)
     if scale is None and isinstance(own_scale, int):
         scale = own_scale
+    elif scale is None and task is None and arch != "pt2":
+        scale = picture_scale(model)
     own_range = getattr(model, "image_range", 1.0)
     return Loaded(
         model=model,

@@ -174,6 +174,18 @@ struct PixelTile {
   float *sums, *sizes, *squares;
 };
 
+// Places of one row of a convolution of reals: for each of `segments` a run of `length` reals, that of the
+// next place `stride` further, length a multiple of 16. panel [filters][segments * length].
+struct FloatTile {
+  const float* const* runs;
+  int64_t segments, length, stride, places;
+  const float* panel;
+  int64_t filters;
+  const float* bias;
+  float* out;
+  int64_t out_stride;
+};
+
 struct Kernels {
   const char* name;
 
@@ -284,6 +296,8 @@ struct Kernels {
   // side by side.
   void (*sum_columns)(const PixelTile& tile);
   void (*sum_line)(const PixelTile& tile);
+  // Reals by reals; isa/floats.h.
+  void (*floats_few)(const FloatTile& tile);
   const Learning* learning;  // the training of binary blocks; learn.h
 
   // The level that is faster where sums are short; null where this one is.

@@ -217,6 +217,20 @@ void conv2d_reals(const In& x, const In& w, const In& x_scale, const In& x_offse
   call("conv2d_reals", [&] { return bc_conv2d_reals(&conv, codes, weights, &grids, to, threads); });
 }
 
+void conv2d_floats(const In& x, const In& w, const std::optional<In>& bias, const Out& out,
+                   Pair stride, Pair padding, Pair dilation, int threads) {
+  const float* reals = read_any<float>(x, "x", 4);
+  check<float>(w, "w", 4);
+  const std::vector<int64_t> sx = shape_of(x), sw = shape_of(w);
+  const float* weights = read<float>(w, "w", {sw[0], sw[1], sw[2], sx[3]});
+  const float* biases = bias ? read<float>(*bias, "bias", {sw[0]}) : nullptr;
+  const bc_conv2d conv = geometry(sx, sx[3], sw[0], {sw[1], sw[2]}, stride, padding, dilation, 1);
+  const Pair size = out_size("conv2d_floats", conv);
+  float* to = write<float>(out, "out", {sx[0], size.first, size.second, sw[0]});
+  call("conv2d_floats",
+       [&] { return bc_conv2d_floats(&conv, reals, weights, biases, to, threads); });
+}
+
 // ---- Bit planes ---------------------------------------------------------------------------------
 
 int64_t plane_words(int64_t channels) {
@@ -320,6 +334,10 @@ NB_MODULE(_native, m) {
         "dilation"_a = one, "groups"_a = 1, "threads"_a = 1,
         "Convolution of the reals behind codes x u8[N, H, W, C] and w u8[O, KH, KW, C / groups] to "
         "f32[N, OH, OW, O]; grids f32[1] and f32[1, O] or [1, 1], bias f32[O] or None.");
+  m.def("conv2d_floats", &conv2d_floats, "x"_a, "w"_a, "bias"_a.none(), "out"_a,
+        "stride"_a = one, "padding"_a = zero, "dilation"_a = one, "threads"_a = 1,
+        "Convolution of x f32[N, H, W, C] and w f32[O, KH, KW, C] to f32[N, OH, OW, O], in the order "
+        "of bits.h; bias f32[O] or None.");
   m.def("plane_words", &plane_words, "channels"_a,
         "32-bit words of one bit plane of so many channels.");
   m.def("pack_words", &pack_words, "codes"_a, "bits"_a, "out"_a, "threads"_a = 1,

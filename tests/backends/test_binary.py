@@ -131,3 +131,43 @@ def test_a_network_of_two_pictures_and_a_timestep(ort: Any, tmp_path: Path) -> N
         torch.testing.assert_close(made[-1], truth, rtol=1e-4, atol=1e-4)
     assert torch.equal(made[0][0], made[1][0])  # a sample has its own time
     assert not torch.equal(made[0][1], made[1][1])
+
+
+class Noisy(nn.Module):
+    """A network that is told a noise level, a real number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.middle = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Shapes: (N, 3, H, W), (N,) -> (N, 3, H, W)."""
+        y = self.first(x / (1 + sigma[:, None, None, None])).relu()
+        return self.last(y + self.middle(y))  # type: ignore[no-any-return]
+
+
+def test_blocks_that_know_a_noise_level(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.rand(1, 3, 12, 12), torch.tensor([0.7]))
+    policy = BlockPolicy("bidiffsr", time_groups=4, time_span=(0.01, 100.0), min_channels=8)
+    student = packed(Noisy(), example, policy)
+    spread = torch.Generator().manual_seed(3)
+    tables = [table for table in student.buffers() if table.dim() == 2 and len(table) == 4]
+    for table in tables:  # fresh tables are alike at all levels
+        table.add_(torch.randn(table.shape, generator=spread), alpha=0.3)
+    assert tables
+    named = dict(zip(("input", "sigma"), example, strict=True))
+    checked(bitcompress.export(student, tmp_path / "m.onnx", named))
+    session = ort_session(tmp_path / "m.onnx")
+    x = torch.rand(1, 3, 10, 14, generator=spread)
+    made = []
+    for level in (0.001, 0.05, 0.5, 5.0, 50.0, 1000.0):  # beyond the span they are of its ends
+        sigma = torch.tensor([level])
+        with torch.no_grad():
+            truth = student(x, sigma)
+        feed = {"input": x.numpy(), "sigma": sigma.numpy()}
+        made.append(torch.from_numpy(session.run(None, feed)[0]))
+        torch.testing.assert_close(made[-1], truth, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(made[1], made[2])

@@ -189,3 +189,16 @@ def test_batches_are_joined_and_broken_ones_refused() -> None:
     student = insert_blocks(prepare_binary(model.net, model.example, BlockPolicy("reactnet")))
     with pytest.raises(DataError, match=r"body.0.conv1 is given holds NaN"):
         settle(student, [as_inputs(torch.full((1, 3, 12, 12), float("nan")))])
+
+
+def test_no_number_that_was_seen_lies_on_a_threshold() -> None:
+    from bitcompress.blocks.cuts import _theta
+
+    generator = torch.Generator().manual_seed(4)
+    for count in (1, 2, 7, 100):
+        seen = torch.randn(5, count, generator=generator)
+        theta = _theta(seen)[:, None]
+        median = seen.median(1, keepdim=True).values
+        assert torch.equal(seen >= theta, seen >= median) or count < 3
+        if count > 2:
+            assert not (seen == theta).any()

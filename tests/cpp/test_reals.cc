@@ -259,6 +259,45 @@ void test_pixels() {
   }
 }
 
+// Against a loop in double, on pictures with borders, strides and dilation.
+void test_floats() {
+  for (const int64_t channels : {1, 15, 16, 33, 64}) {
+    for (const int64_t filters : {1, 2, 3, 4, 5, 7, 9}) {
+      bc_conv2d c{};
+      c.images = 2, c.height = 5, c.width = 5 + channels % 7, c.channels = channels;
+      c.filters = filters, c.kernel_h = 3, c.kernel_w = 2, c.groups = 1;
+      c.stride_h = 1, c.stride_w = 1 + filters % 2, c.pad_h = 2, c.pad_w = 1;
+      c.dilation_h = 1, c.dilation_w = 1 + channels % 2;
+      int64_t oh = 0, ow = 0;
+      expect(bc_conv2d_size(&c, &oh, &ow) == BC_OK, "size of a convolution of reals");
+      const std::vector<float> x = reals(c.images * c.height * c.width * channels, -1, 1),
+                               w = reals(filters * 6 * channels, -1, 1), bias = reals(filters, -1, 1);
+      std::vector<float> out(static_cast<size_t>(c.images * oh * ow * filters) + 1, 7.0f);
+      bool near = bc_conv2d_floats(&c, x.data(), w.data(), bias.data(), out.data(), 2) == BC_OK;
+      const float* at = out.data();
+      for (int64_t i = 0; i < c.images * oh * ow; ++i) {
+        for (int64_t f = 0; f < filters; ++f) {
+          double wanted = static_cast<double>(bias[static_cast<size_t>(f)]);
+          for (int64_t t = 0; t < 6; ++t) {
+            const int64_t y = i / ow % oh - 2 + t / 2;
+            const int64_t px = i % ow * c.stride_w - 1 + t % 2 * c.dilation_w;
+            if (y < 0 || y >= c.height || px < 0 || px >= c.width) continue;
+            for (int64_t k = 0; k < channels; ++k)
+              wanted += static_cast<double>(x[static_cast<size_t>(
+                            ((i / ow / oh * c.height + y) * c.width + px) * channels + k)]) *
+                        static_cast<double>(w[static_cast<size_t>((f * 6 + t) * channels + k)]);
+          }
+          near = near && std::fabs(*at++ - wanted) < 1e-4;
+        }
+      }
+      expect(near && out.back() == 7.0f, "convolution of reals, " + std::to_string(channels));
+      c.groups = 2;
+      expect(bc_conv2d_floats(&c, x.data(), w.data(), nullptr, out.data(), 1) == BC_BAD_SHAPE,
+             "convolutions of reals have no groups");
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -269,6 +308,7 @@ int main() {
     test_maps();
     test_unit();
     test_pixels();
+    test_floats();
     std::printf("%-12s tested\n", level.c_str());
   }
   std::printf("%d checks, %d failures\n", g_checks, g_failures);

@@ -26,7 +26,7 @@ void products(Input& in) {
 void convolutions(Input& in) {
   const bc_conv2d c = convolution(in);
   const int x_bits = in.small(1, 8), w_bits = in.small(1, 8), threads = in.small(1, 3);
-  const int call = in.byte() % 4;
+  const int call = in.byte() % 5;
   bc_conv2d looked_at = c;
   if (call == 1) looked_at.filters = c.groups;
   const Pictures size(looked_at);
@@ -49,6 +49,15 @@ void convolutions(Input& in) {
       const Memory<float> out(in, size.out);
       at_two_levels(in, out, [&] {
         return bc_conv2d_reals(&c, x.get(), w.get(), grids.get(), out.get(), threads);
+      });
+      return;
+    }
+    case 4: {
+      const Memory<float> reals_ = reals(in, size.in, -2, 2), weights = reals(in, size.weights, -1, 1),
+                          bias = reals(in, in.once_in(3) ? -1 : elements({c.filters}), -1, 1),
+                          out(in, size.out);
+      at_two_levels(in, out, [&] {
+        return bc_conv2d_floats(&c, reals_.get(), weights.get(), bias.get(), out.get(), threads);
       });
       return;
     }

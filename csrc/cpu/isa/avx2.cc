@@ -13,6 +13,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "floats.h"
 #include "chain.h"
 #include "forms.h"
 #include "tiles.h"
@@ -203,6 +204,7 @@ const Kernels kAvx2 = {
     chain_rows,
     sum_columns,
     sum_line,
+    floats_few,
     &kLearning,
 };
 

@@ -15,6 +15,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "floats.h"
 #include "chain.h"
 #include "avx2_forms.h"
 #include "forms.h"
@@ -280,6 +281,7 @@ const Kernels kAvx512vnni = {
     chain_rows,
     sum_columns,
     sum_line,
+    floats_few,
     &kLearning,
 };
 

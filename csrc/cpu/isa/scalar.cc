@@ -9,6 +9,7 @@
 #include "pixels.h"
 #include "learn.h"
 #include "steps.h"
+#include "floats.h"
 #include "chain.h"
 #include "forms.h"
 #include "scalar_bits.h"
@@ -132,6 +133,7 @@ const Kernels kScalar = {
     chain_rows,
     sum_columns,
     sum_line,
+    floats_few,
     &kLearning,
 };
 

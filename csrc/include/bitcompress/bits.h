@@ -422,6 +422,12 @@ bc_status bc_pixel_sums(const bc_pixels* pixels, const float* from, float* sums,
 bc_status bc_group_scales(const bc_pixels* pixels, int64_t groups, const float* gain,
                           const float* shift, double eps, float* scale, float* offset, int threads);
 
+/* A convolution to few filters, channels last, all dense; w [filters][kernel_h][kernel_w][channels]; groups 1.
+ * float32, a rounding an operation: of 16 partial sums from 0 on number i adds x * w of channels i, i + 16, ... of
+ * each tap, in the order of memory; then the upper half is added to the lower until one is left; bias (or null) last. */
+bc_status bc_conv2d_floats(const bc_conv2d* c, const float* x, const float* w, const float* bias,
+                           float* out, int threads);
+
 /* `count` matrices turned: out[b][c][r] = x[b][r][c]. Matrices of x [rows][columns] lie x_next
  * elements apart, their rows x_pitch, at least `columns`; those of out [columns][rows] likewise.
  * x and out do not overlap. */
