@@ -21,6 +21,7 @@ from bitcompress.backends.quiet import quiet
 from bitcompress.backends.session import DIGITS, SEAL, seal
 from bitcompress.backends.slim import fold, slim
 from bitcompress.backends.translate import translations
+from bitcompress.backends.unbound import cut_first
 from bitcompress.backends.words import split_words
 from bitcompress.errors import GateError
 
@@ -81,6 +82,7 @@ def _simplify(
     if portable:
         to_standard(model, nudges)
     elif optimize:
+        cut_first(model)
         channels_last(model)
         common.RemoveUnusedNodesPass()(model)
         fuse(model)

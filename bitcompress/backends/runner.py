@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from bitcompress.errors import LoadError, ShapeError
 
 OVERLAP = 4
 """A tile of a file of one size shares a fourth of its side with its neighbour."""
+LEAST = 32
+"""Pictures with a smaller side are continued to this one where the file does not take them."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,32 @@ class FileModel(nn.Module):
             raise ShapeError(f"the file takes {', '.join(self.names)}: {len(self.names)} inputs")
         inputs = (*given, *(named[name] for name in rest))
         x = inputs[0]
-        height, width = x.shape[-2:] if x.dim() == 4 else (0, 0)
-        first = self._whole(x) if self.told.scale is not None and x.dim() == 4 else x
-        feed = {n: t.numpy() for n, t in zip(self.names, (first, *inputs[1:]), strict=True)}
+        if self.told.scale is None or x.dim() != 4:
+            return self._run(inputs)
+        height, width = x.shape[-2:]
+        first = self._whole(x)
         try:
-            made = torch.from_numpy(self.session.run(None, feed)[0])
+            made = self._run((first, *inputs[1:]))
+        except ShapeError:
+            # A border of a network may be wider than a tiny picture, which its edge continues.
+            if first is not x or min(height, width) >= LEAST or 0 in x.shape:
+                raise
+            first = self._whole(_continued(x, max(height, LEAST), max(width, LEAST)))
+            made = self._run((first, *inputs[1:]))
+        if first.shape != x.shape:
+            made = made[..., : height * self.told.scale, : width * self.told.scale]
+        return made
+
+    def _run(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The first output for what the file takes as it is. Raises: ShapeError."""
+        feed = {name: value.numpy() for name, value in zip(self.names, inputs, strict=True)}
+        try:
+            return torch.from_numpy(self.session.run(None, feed)[0])
         except Exception as error:
             said = " ".join(str(error).split())[:300]
             raise ShapeError(
-                f"the file does not take {tuple(x.shape)} {x.dtype}: {said}"
+                f"the file does not take {tuple(inputs[0].shape)} {inputs[0].dtype}: {said}"
             ) from error
-        if first.shape != x.shape and self.told.scale is not None:
-            made = made[..., : height * self.told.scale, : width * self.told.scale]
-        return made
 
     def _whole(self, x: Tensor) -> Tensor:
         """The picture continued by its edge to a size that the file takes."""
@@ -84,7 +100,13 @@ class FileModel(nn.Module):
             raise ShapeError(
                 f"the file takes pictures up to {fixed[1]}x{fixed[0]}, not {tuple(x.shape)}"
             )
-        return functional.pad(x, (0, more[1], 0, more[0]), "replicate") if any(more) else x
+        height, width = (size + by for size, by in zip(x.shape[-2:], more, strict=True))
+        return _continued(x, height, width) if any(more) else x
+
+
+def _continued(x: Tensor, height: int, width: int) -> Tensor:
+    """A picture continued by its edge to a height and width."""
+    return functional.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), "replicate")
 
 
 def _told(session: Any, path: Path) -> Told:

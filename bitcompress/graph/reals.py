@@ -1,4 +1,4 @@
-"""Norms, GELU and others of a model that runs on codes: those of packed/, not torch's.
+"""Norms, GELU, means and others of a model that runs on codes: those of packed/, not torch's.
 
 What stands between two layers on codes decides codes, so it must be the same bits wherever the
 model runs: layer by layer, fused into one pass, or simulated. Each function here takes what torch's
@@ -20,6 +20,7 @@ from bitcompress.packed.gelu import TAILS, gelu
 from bitcompress.packed.group_norm import group_norm
 from bitcompress.packed.layer import watched
 from bitcompress.packed.norm import layer_norm
+from bitcompress.packed.pixels import pixel_mean
 from bitcompress.packed.sigmoid import sigmoid, silu
 from bitcompress.packed.unit import unit
 
@@ -80,6 +81,32 @@ def _normalize(
 
 def _silu(input: Any, inplace: bool = False) -> Any:  # noqa: A002
     return silu(input) if _plain(input) and not inplace else NotImplemented
+
+
+def _is_picture(x: Any) -> bool:
+    """Whether x are pictures with pixels, whose means are ours."""
+    return _plain(x) and x.dim() == 4 and (native.is_traced() or x.numel() > 0)
+
+
+def _pooled(input: Any, output_size: Any) -> Any:  # noqa: A002
+    """Pooling of a picture to one place."""
+    sizes = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    if tuple(sizes) != (1, 1) or not _is_picture(input):
+        return NotImplemented
+    return pixel_mean(input)[:, :, None, None]
+
+
+SIDES = ({2, 3}, {2, -1}, {-2, 3}, {-2, -1})
+"""How both sides of a picture are named."""
+
+
+def _mean(input: Any, dim: Any = None, keepdim: bool = False, **more: Any) -> Any:  # noqa: A002
+    """A mean over both sides of pictures."""
+    both = isinstance(dim, Sequence) and len(dim) == 2 and set(dim) in SIDES
+    if more or not both or not _is_picture(input):
+        return NotImplemented
+    made = pixel_mean(input)
+    return made[:, :, None, None] if keepdim else made
 
 
 _Pair = tuple[int, int]
@@ -145,6 +172,14 @@ REALS: dict[Any, Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     aten.conv2d: _conv2d,
     aten.conv2d.default: _conv2d,
+    F.adaptive_avg_pool2d: _pooled,
+    torch._C._nn.adaptive_avg_pool2d: _pooled,
+    aten.adaptive_avg_pool2d: _pooled,
+    aten.adaptive_avg_pool2d.default: _pooled,
+    torch.mean: _mean,
+    Tensor.mean: _mean,
+    aten.mean: _mean,
+    aten.mean.dim: _mean,
     F.gelu: _gelu,
     aten.gelu: _gelu,
     aten.gelu.default: _gelu,

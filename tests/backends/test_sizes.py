@@ -18,7 +18,7 @@ from bitcompress.backends.runner import FileModel, Told
 from bitcompress.backends.session import ort_session
 from bitcompress.backends.taps import Tap, paired
 from bitcompress.blocks import BlockPolicy, insert_blocks, pack_blocks, prepare_binary, settle
-from bitcompress.errors import ShapeError
+from bitcompress.errors import CaptureError, GateError, ShapeError
 from bitcompress.graph.intercept import Rewritten
 
 pytestmark = pytest.mark.ort
@@ -140,6 +140,67 @@ def test_a_file_of_one_oblong_size_takes_what_fits_into_it() -> None:
         assert torch.equal(file(x)[..., ::2, ::2], x)
     with pytest.raises(ShapeError, match="takes pictures up to 24x16"):
         file(pixels(1, 3, 17, 8))
+
+
+def test_a_tiny_picture_is_continued_where_the_file_has_a_wider_border() -> None:
+    def session(names: object, feed: dict[str, Any]) -> list[Any]:
+        if min(feed["input"].shape[2:]) < 9:
+            raise RuntimeError("Pad reflect requires a longer axis")
+        return [np.repeat(np.repeat(feed["input"], 2, 2), 2, 3)]
+
+    file = FileModel.__new__(FileModel)
+    nn.Module.__init__(file)
+    file.session = type("Session", (), {"run": staticmethod(session)})()
+    file.told, file.names = Told(2, 1.0, 1), ["input"]
+    for height, width in ((1, 1), (7, 50), (9, 9)):
+        x = pixels(2, 3, height, width)
+        made = file(x)
+        assert made.shape == (2, 3, 2 * height, 2 * width) and torch.equal(made[..., ::2, ::2], x)
+    with pytest.raises(ShapeError, match="does not take .* Pad reflect"):
+        file(torch.zeros(0, 3, 1, 1))
+    file.told = Told(None, 1.0, 1)  # what enlarges nothing is given what it is given
+    with pytest.raises(ShapeError, match="does not take"):
+        file(pixels(1, 3, 1, 1))
+
+
+class Deciding(nn.Module):
+    """A layer behind which the forward looks at a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shapes: (N, 3, H, W) -> (N, 8, H, W)."""
+        y: torch.Tensor = self.body(x)
+        return y * 2 if float(y.mean()) > 0 else y
+
+
+class Inverting(nn.Module):
+    """An operator that torch takes apart into one that no file has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shapes: (N, 3, 8, 8) -> as x."""
+        return torch.linalg.inv(x + 9 * torch.eye(8))
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        (Deciding, r"1 of the model cannot be written down: its forward decides by the numbers"),
+        (Inverting, r"translate: aten\.linalg_inv_ex of 1 has no form in ONNX"),
+    ],
+)
+def test_what_no_file_holds_is_named_with_its_module(
+    ort: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], part: Any, says: str
+) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), part()).eval(), pixels(1, 3, 8, 8)
+    model = bitcompress.quantize(net, (x,), bits=4, recipe="minmax", data=[(x,)]).model
+    capfd.readouterr()
+    with pytest.raises((CaptureError, GateError), match=says):
+        bitcompress.export(model, tmp_path, (x,))
+    assert not capfd.readouterr().err and not list(tmp_path.iterdir())
 
 
 class Node:

@@ -18,6 +18,7 @@ from bitcompress.models.swinir import SwinIR
 from bitcompress.packed.gelu import define_gelu
 from bitcompress.packed.group_norm import define_group_norm
 from bitcompress.packed.norm import define_layer_norm
+from bitcompress.packed.pixels import define_pixel_mean
 from bitcompress.packed.sigmoid import define_sigmoid, define_silu
 from bitcompress.packed.unit import define_unit
 
@@ -114,16 +115,39 @@ WANTED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
     "normalize rows": (
         lambda x: F.normalize(x, dim=-1, eps=0.5), lambda x: define_unit(x, -1, 0.5)
     ),
+    "pooling to one place": (
+        lambda x: F.adaptive_avg_pool2d(x[None], 1), lambda x: pooled(x)[..., None, None]
+    ),
+    "its module": (
+        lambda x: nn.AdaptiveAvgPool2d((1, 1))(x[None]), lambda x: pooled(x)[..., None, None]
+    ),
+    "mean over pixels": (lambda x: x[None].mean((2, 3)), lambda x: pooled(x)),
+    "mean that keeps its axes": (
+        lambda x: torch.mean(x[None], dim=[-1, -2], keepdim=True),
+        lambda x: pooled(x)[..., None, None],
+    ),
 }  # fmt: skip
 THEIRS: dict[str, Callable[[Tensor], Tensor]] = {
     "another length": lambda x: F.normalize(x, p=1.0),
     "groups of a matrix": lambda x: F.group_norm(x[0], 3),
     "two axes": lambda x: F.layer_norm(x, (17, 12)),
     "double": lambda x: F.gelu(x.double()),
+    "mean of one side": lambda x: x[None].mean((1, 2)),
+    "mean of all": lambda x: x.mean(),
+    "mean without pixels": lambda x: x[None, :, :0].mean((2, 3), keepdim=True).nan_to_num(7.0),
+    "pooling of no picture": lambda x: F.adaptive_avg_pool2d(x[None][:0], 1),
+    "mean in double": lambda x: x[None].mean((2, 3), dtype=torch.float64),
+    "pooling to four places": lambda x: F.adaptive_avg_pool2d(x[None], 2),
+    "pooling without a batch": lambda x: F.adaptive_avg_pool2d(x, 1),
     "a place to write": lambda x: torch.sigmoid(x, out=torch.empty_like(x)),
     "in place": lambda x: x.clone().sigmoid_(),
     "watched": lambda x: watched(F.gelu, x),
 }
+
+
+def pooled(x: Tensor) -> Tensor:
+    """The mean of each channel."""
+    return define_pixel_mean(x[None])
 
 
 def watched(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -207,4 +231,5 @@ def test_gradients_are_those_of_torch(walked: Any) -> None:
 def test_every_function_has_its_test() -> None:
     assert {f.__name__ for f in REALS.values()} == {
         "_layer_norm", "_group_norm", "_gelu", "_sigmoid", "_silu", "_normalize", "_conv2d",
+        "_pooled", "_mean",
     }  # fmt: skip
