@@ -232,7 +232,9 @@ def _write_group_norm(target: tuple[int, bool, bool, float], x: Tensor, *affine:
 
 def _write_leaky(z: Tensor, slope: Tensor) -> Tensor:
     """PRelu, whose zeros may have another sign; with slopes of each sample as its definition."""
-    return define_leaky(z, slope) if slope.dim() == z.dim() else torch._prelu_kernel(z, slope)
+    if slope.dim() == z.dim() or z.dim() != 4:  # tokens, whose channels lie last
+        return define_leaky(z, slope)
+    return torch._prelu_kernel(z, slope)
 
 
 NODES: dict[str, Callable[..., Tensor]] = {

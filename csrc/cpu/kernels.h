@@ -29,6 +29,9 @@ struct Product {
   // Column c stands at place_of(c) of out, whose rows have room for whole groups of 64 columns; only
   // for forms that spread.
   bool spread = false;
+  // What the codes of each row add up to, where it is known already; else a shifted product adds them up.
+  const int32_t* code_sums = nullptr;
+  int64_t code_sums_stride = 1;
 };
 
 // Every fourth column together, 0, 2, 1, 3 first: where a vector of bytes that are added in words has

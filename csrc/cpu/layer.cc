@@ -93,7 +93,10 @@ bc_layer::bc_layer(const bc::Kernels& kernels, const bc_layer_spec& spec)
     if (!whole.set(reading.constant.data(), most_sums.data(), base.data())) base.clear();
   }
   // A column more costs nothing where the last vector has room.
-  ones = has_row && c.groups == 1 && c.filters % 16 != 0 && !depthwise();
+  // Products with weights of 8 bits need the sums of codes themselves.
+  shifts = !depthwise() && form.shifts && std::any_of(spec.w, spec.w + bc::weight_size(c),
+                                                      [](uint8_t code) { return code > 127; });
+  ones = has_row && c.groups == 1 && c.filters % 16 != 0 && !depthwise() && !shifts;
   if (depthwise()) {
     if (k.depthwise_row != nullptr) {
       shifted_columns = spec.w_bits == 8;

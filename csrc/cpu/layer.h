@@ -48,6 +48,8 @@ struct bc_layer {
   bc::Readout readout() const {
     return readout(0, reading.constant.data(), base.empty() ? nullptr : base.data());
   }
+  // Whether sums of codes are added up outside of the product.
+  bool adds_up() const { return (has_row || shifts) && !ones && !depthwise(); }
   // Columns of a panel: the filters of a group, and where `ones` a last one that adds up the codes.
   int64_t columns() const { return c.filters / c.groups + (ones ? 1 : 0); }
   // Elements from one row of sums to the next, whole vectors.
@@ -71,6 +73,7 @@ struct bc_layer {
   std::vector<double> most_sums;  // [filters]: no sum of products is larger
   double most_codes;              // no sum of codes is larger
   bool has_row, has_bias;         // see Readout
+  bool shifts;                    // some panel holds codes - 128
   bool ones;
   std::vector<bc::Panel> panels;  // [groups], not where depthwise
   std::vector<int32_t> by_tap;    // depthwise: [taps][channels]

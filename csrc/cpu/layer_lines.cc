@@ -22,7 +22,7 @@ class Lines {
         p_(picture),
         c_(with_picture(layer.c, picture)),
         columns_(layer.depthwise() && k_.depthwise_row != nullptr),
-        own_sums_(layer.has_row && !layer.ones && !layer.depthwise()),
+        own_sums_(layer.adds_up()),
         in_place_(layer.depthwise() || layer.form.load == nullptr),
         each_(in_place_ ? group_channels(c_) : layer.form.pixel_bytes(group_channels(c_))),
         pixel_(columns_ ? (c_.channels + 15) / 16 * 16 : c_.groups * each_),
@@ -232,7 +232,8 @@ class Lines {
     const Panel& panel = l_.panels[static_cast<size_t>(group)];
     l_.form.product({runs, segments_, pixels_ * group_channels(c_), c_.stride_w * pixel_,
                      last - first, panel.data(), l_.columns(), panel.shifted(),
-                     s.sums + group * group_filters(c_), width_, pixels_});
+                     s.sums + group * group_filters(c_), width_, pixels_, false,
+                     own_sums_ ? s.code_sums + first * c_.groups + group : nullptr, c_.groups});
   }
 
   // Depthwise, four taps of a column in one word.

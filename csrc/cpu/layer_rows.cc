@@ -17,7 +17,7 @@ class Rows {
         rows_(picture.images * picture.height * picture.width),
         pixel_(layer.form.pixel_bytes(c_.channels)),
         in_place_(layer.form.load == nullptr),
-        own_sums_(layer.has_row && !layer.ones),
+        own_sums_(layer.adds_up()),
         head_{&layer.k, picture.run.head, picture.run.head_count, c_.channels},
         landing_(layer.k, picture.run, picture.out_h, picture.out_w, c_.filters),
         spread_(layer.form.spreads && landing_.takes_spread()),
@@ -131,7 +131,7 @@ class Rows {
     }
     const Panel& panel = l_.panels[0];
     l_.form.product({&left, 1, c_.channels, stride, count, panel.data(), l_.columns(),
-                     panel.shifted(), s.sums, width_, 1, spread_});
+                     panel.shifted(), s.sums, width_, 1, spread_, own_sums_ ? s.row_sums : nullptr});
     const int64_t ones = spread_ ? place_of(c_.filters) : c_.filters;
     const int32_t* of_rows = l_.ones ? s.sums + ones : s.row_sums;
     landing_.read(

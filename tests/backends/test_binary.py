@@ -171,3 +171,14 @@ def test_blocks_that_know_a_noise_level(ort: Any, tmp_path: Path) -> None:
         made.append(torch.from_numpy(session.run(None, feed)[0]))
         torch.testing.assert_close(made[-1], truth, rtol=1e-4, atol=1e-4)
     assert not torch.equal(made[1], made[2])
+
+
+def test_blocks_of_tokens_have_slopes_for_the_last_axis(ort: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.Linear(16, 24), nn.Linear(24, 5))
+    x = torch.randn(1, 7, 12)
+    student = packed(net, (x,), BlockPolicy("reactnet", min_channels=8))
+    bitcompress.export(student, tmp_path / "m.onnx", (x,))
+    made = ort_session(tmp_path / "m.onnx").run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(made), student(x), rtol=1e-5, atol=1e-5)

@@ -63,9 +63,22 @@ void check(const bc::Form& form, const char* level, const Case& c) {
   const bc::Panel panel(form, w.data(), c.columns, c.segments, c.pixels, c.channels);
   const int64_t pitch = c.columns + 3;
   std::vector<int32_t> out(static_cast<size_t>(c.rows * pitch), -1);
-  form.product({runs.data(), c.segments, c.pixels * c.channels, c.stride * each, c.rows,
-                panel.data(), c.columns, panel.shifted(), out.data(), pitch, c.pixels});
+  bc::Product product{runs.data(), c.segments, c.pixels * c.channels, c.stride * each, c.rows,
+                      panel.data(), c.columns, panel.shifted(), out.data(), pitch, c.pixels};
+  form.product(product);
   const int64_t length = c.pixels * c.channels;
+  // The same where what the codes of a row add up to is known.
+  std::vector<int32_t> sums(static_cast<size_t>(2 * c.rows), -1), again(out.size(), -1);
+  for (int64_t r = 0; r < c.rows; ++r) {
+    sums[static_cast<size_t>(2 * r)] = 0;
+    for (int64_t s = 0; s < c.segments; ++s) {
+      const uint8_t* left = x.data() + (s * wide + r * c.stride) * c.channels;
+      for (int64_t i = 0; i < length; ++i) sums[static_cast<size_t>(2 * r)] += left[i];
+    }
+  }
+  product.out = again.data(), product.code_sums = sums.data(), product.code_sums_stride = 2;
+  form.product(product);
+  CHECK(out == again, "%s %s: known sums of codes", level, form.name);
   for (int64_t r = 0; r < c.rows; ++r) {
     for (int64_t o = 0; o < pitch; ++o) {
       int32_t sum = o < c.columns ? 0 : -1;

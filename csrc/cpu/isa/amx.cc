@@ -164,8 +164,8 @@ void amx_product(const Product& p) {
   if (rest.rows > 0) kAvx512vnni.product(rest);
   if (!p.shifted) return;
   for (int64_t r = 0; r < p.rows; ++r) {
-    int32_t sum = 0;
-    for (int64_t s = 0; s < p.segments; ++s) {
+    int32_t sum = p.code_sums == nullptr ? 0 : p.code_sums[r * p.code_sums_stride];
+    for (int64_t s = 0; p.code_sums == nullptr && s < p.segments; ++s) {
       int32_t part = 0;
       kAvx512vnni.sum_rows(p.runs[s] + r * p.row_bytes, 1, p.length, &part);
       sum += part;

@@ -190,6 +190,7 @@ void sum_all(const uint8_t* codes, int64_t rows, int64_t n, int32_t* out) {
 }
 
 int32_t row_sum(const Product& p, int64_t row) {
+  if (p.code_sums != nullptr) return p.code_sums[row * p.code_sums_stride];
   __m512i sum = _mm512_setzero_si512();
   for (int64_t s = 0; s < p.segments; ++s)
     sum = add_codes(sum, p.runs[s] + row * p.row_bytes, p.length);

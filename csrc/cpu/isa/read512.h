@@ -117,6 +117,24 @@ inline bool any_beyond(__m512 most, float tie) {
   return _mm512_cmp_ps_mask(most, _mm512_set1_ps(tie), _CMP_GT_OQ) != 0;
 }
 
+// Lanes whose code is not sure.
+inline __mmask16 near_tie(__m512 u, float tie) {
+  const __m512 apart = _mm512_abs_ps(_mm512_reduce_ps(u, 0));
+  return _mm512_cmp_ps_mask(apart, _mm512_set1_ps(tie), _CMP_GT_OQ);
+}
+
+// Columns [at, at + n) of a row whose place has a bit in `near`, by the definition.
+template <bool kSpread>
+__attribute__((noinline)) void exact_few(const CodeReadout& r, int64_t at, int64_t n, uint64_t near,
+                                         const int32_t* sums, const int32_t* row_sums,
+                                         uint8_t* out) {
+  for (; near != 0; near &= near - 1) {
+    const int64_t place = __builtin_ctzll(near), vector = place / 16;
+    const int64_t i = kSpread ? 4 * (place % 16) + vector / 2 + vector % 2 * 2 : place;
+    if (i < n) exact_codes(r, at + i, at + i + 1, sums, row_sums, out);
+  }
+}
+
 // Columns [at, at + n) of all rows, the last of them in the last of kVecs vectors.
 template <int kVecs, RowSums kRow, bool kSpread, bool kLeak>
 inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, const int32_t* sums,
@@ -164,7 +182,11 @@ inline void codes_64(const CodeReadout& r, int64_t at, int64_t n, int64_t rows, 
     uint8_t* to = out + j * out_stride;
     _mm512_mask_storeu_epi8(to + at, places, nearest_64<kVecs, kSpread>(u, low, top, most));
     const float tie = kRow == RowSums::one ? tie_of_row(r, one) : r.tie;
-    if (__builtin_expect(any_beyond(most, tie), 0)) exact_codes(r, at, at + n, from, of_row, to);
+    if (__builtin_expect(any_beyond(most, tie), 0)) {
+      uint64_t near = 0;
+      for (int v = 0; v < kVecs; ++v) near |= uint64_t{near_tie(u[v], tie)} << (16 * v);
+      exact_few<kSpread>(r, at, n, near, from, of_row, to);
+    }
   }
 }
 
