@@ -47,6 +47,8 @@ class Sizes:
     """Why they are no freer."""
     batch: bool = True
     """Whether any number of samples is taken."""
+    holds: tuple[str, ...] = ()
+    """Conditions of sizes (guards.py) under which the model took the way that is written down."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,12 @@ def _program(bare: _Bare, inputs: Mapping[str, Tensor], sizes: Sizes) -> Any:
             bare, tuple(inputs.values()), strict=False,
             dynamic_shapes=(tuple(free),),
         )  # fmt: skip
+        if not any(map(_changes, program.graph.nodes)):
+            return program
         # What changes a tensor in place becomes what gives another one: a file knows no places.
-        return (
-            program.run_decompositions({}) if any(map(_changes, program.graph.nodes)) else program
-        )
+        made = program.run_decompositions({})
+        made._guards_code = getattr(program, "_guards_code", None)
+        return made
 
 
 def _changes(node: Any) -> bool:

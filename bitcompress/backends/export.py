@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
 from bitcompress.backends.capture import Captured, captures
 from bitcompress.backends.file import TRANSLATE, file_of
+from bitcompress.backends.guards import conditions_of
 from bitcompress.backends.metric import check_metric, metric_of
 from bitcompress.backends.nudge import Nudges
 from bitcompress.backends.session import runtime
@@ -150,7 +151,8 @@ def build(
     """
     _packages()
     refused = ""
-    for plain in captures(model.eval(), example, progress):
+    for written in captures(model.eval(), example, progress):
+        plain = _with_conditions(written)
         for optimize in (True, False):
             fused = optimize and whole and not portable
             captured, nudges = plain.in_windows() if fused else plain, Nudges() if nudge else None
@@ -173,6 +175,15 @@ def build(
                 report["notes"].append(nudges.said(report["whole"], report["metric"]))
             return Exported(file, report)
     raise GateError(refused or "the model could not be exported")
+
+
+def _with_conditions(captured: Captured) -> Captured:
+    """The same, told for which sizes its code takes the way that was written down."""
+    tried = [
+        {name: tuple(value.shape) for name, value in named.items()} for named in trials(captured)
+    ]
+    asked = conditions_of(captured.program, tuple(captured.inputs), tried)
+    return replace(captured, sizes=replace(captured.sizes, holds=asked))
 
 
 def _packages() -> None:
@@ -222,6 +233,7 @@ def _checked(
             "step": captured.sizes.step,
             "batch": captured.sizes.batch,
             "reason": captured.sizes.reason,
+            "holds": list(captured.sizes.holds),
         },
         "seconds_of_gate": round(time.perf_counter() - started, 1),
         "notes": [*notes, sizes["said"]] if sizes["said"] else notes,

@@ -129,13 +129,15 @@ def _module(node: Any) -> str:
 
 def _metadata(source: Source | None, captured: Captured) -> dict[str, str]:
     """What a runner must know, in the file itself; the digest is filled in last."""
-    told = {
+    told: dict[str, Any] = {
         "operators": schema.VERSION,
         "scale": None if source is None else source.scale,
         "image_range": None if source is None else source.image_range,
         "task": None if source is None else source.task,
         "step": captured.sizes.step,
     }
+    if captured.sizes.holds:
+        told["holds"] = list(captured.sizes.holds)
     return {"bitcompress": json.dumps(told), SEAL.decode(): "0" * DIGITS}
 
 

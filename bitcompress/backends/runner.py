@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bitcompress.backends.guards import first_broken, read_conditions
 from bitcompress.backends.session import ort_session
 from bitcompress.errors import LoadError, ShapeError
 
@@ -19,6 +20,8 @@ OVERLAP = 4
 """A tile of a file of one size shares a fourth of its side with its neighbour."""
 LEAST = 32
 """Pictures with a smaller side are continued to this one where the file does not take them."""
+APART = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+"""Sizes on which the conditions of a file are tried when it is opened: no two are equal."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Told:
     step: int
     size: tuple[int, int] = (0, 0)
     task: str | None = None
+    holds: tuple[str, ...] = ()
+    """Conditions of sizes (guards.py) without which the file is not the model."""
 
     @property
     def side(self) -> int:
@@ -78,6 +83,13 @@ class FileModel(nn.Module):
 
     def _run(self, inputs: Sequence[Tensor]) -> Tensor:
         """The first output for what the file takes as it is. Raises: ShapeError."""
+        shapes = {n: tuple(x.shape) for n, x in zip(self.names, inputs, strict=True)}
+        if broken := first_broken(self.told.holds, shapes):
+            raise ShapeError(
+                f"the file does not take {tuple(inputs[0].shape)}: it was written for sizes where "
+                f"{broken}, and the model goes another way for others; export it with an example "
+                "of such a size"
+            )
         feed = {name: value.numpy() for name, value in zip(self.names, inputs, strict=True)}
         try:
             return torch.from_numpy(self.session.run(None, feed)[0])
@@ -116,7 +128,9 @@ def _told(session: Any, path: Path) -> Told:
         shape = session.get_inputs()[0].shape
         free = told["step"] or len(shape) != 4
         size = (0, 0) if free else (int(shape[2]), int(shape[3]))
-        return Told(scale, image_range, int(told["step"]), size, told.get("task"))
+        shapes = {v.name: APART[: len(v.shape)] for v in session.get_inputs()}
+        holds = read_conditions(told.get("holds", []), shapes)
+        return Told(scale, image_range, int(told["step"]), size, told.get("task"), holds)
     except (KeyError, ValueError, TypeError) as error:
         raise LoadError(
             f"{path} does not say what it takes: export it with this release"
