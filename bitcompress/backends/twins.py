@@ -80,9 +80,16 @@ class Twins:
         return self._picked[sizes, order]
 
     def constant(self, numbers: Any, name: str) -> Any:
-        """An initialiser."""
+        """An initialiser; one of the same numbers that was made by this name before is it."""
         import onnx_ir as ir
 
+        wanted, count = name, 0
+        while (old := self.graph.initializers.get(name)) is not None:
+            there = old.const_value.numpy()
+            if there.dtype == numbers.dtype and np.array_equal(there, numbers):
+                return old
+            count += 1
+            name = f"{wanted}_{count}"
         value = ir.Value(name=name, const_value=ir.tensor(numbers, name=name))
         value.dtype, value.shape = ir.tensor(numbers).dtype, ir.Shape(numbers.shape)
         self.graph.register_initializer(value)
