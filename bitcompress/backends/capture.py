@@ -47,8 +47,6 @@ class Sizes:
     """Why they are no freer."""
     batch: bool = True
     """Whether any number of samples is taken."""
-    holds: tuple[str, ...] = ()
-    """Conditions of sizes (guards.py) under which the model took the way that is written down."""
 
 
 @dataclass(frozen=True)

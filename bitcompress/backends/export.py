@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from bitcompress.artifact import Source, folder
 from bitcompress.artifact.store import jsonable
 from bitcompress.backends import gate, schema
-from bitcompress.backends.capture import Captured, captures
-from bitcompress.backends.file import TRANSLATE, file_of
-from bitcompress.backends.guards import conditions_of
+from bitcompress.backends.capture import Captured, captures, run_alone
+from bitcompress.backends.file import TRANSLATE, file_of, with_conditions
+from bitcompress.backends.guards import conditions_of, proved
 from bitcompress.backends.metric import check_metric, metric_of
 from bitcompress.backends.nudge import Nudges
 from bitcompress.backends.session import runtime
@@ -34,6 +36,8 @@ PORTABLE = (
     "faster than the float model, and rounding may flip codes, which the decibels above measure"
 )
 Progress = Callable[[str], None]
+Agrees = Callable[[Mapping[str, Tensor]], object]
+"""Raises: GateError where file and model do not."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,7 @@ def build(
     """
     _packages()
     refused = ""
-    for written in captures(model.eval(), example, progress):
-        plain = _with_conditions(written)
+    for plain in captures(model.eval(), example, progress):
         for optimize in (True, False):
             fused = optimize and whole and not portable
             captured, nudges = plain.in_windows() if fused else plain, Nudges() if nudge else None
@@ -173,17 +176,32 @@ def build(
             if nudges is not None:
                 report["nudged"] = nudges.row()
                 report["notes"].append(nudges.said(report["whole"], report["metric"]))
+            file = with_conditions(file, report["sizes"]["holds"])
+            report["file_bytes"] = len(file)
             return Exported(file, report)
     raise GateError(refused or "the model could not be exported")
 
 
-def _with_conditions(captured: Captured) -> Captured:
-    """The same, told for which sizes its code takes the way that was written down."""
+def _conditions(captured: Captured, model: Rewritten, agrees: Agrees) -> list[str]:
+    """For which sizes the code takes the way that was written down, where that matters."""
     tried = [
         {name: tuple(value.shape) for name, value in named.items()} for named in trials(captured)
     ]
     asked = conditions_of(captured.program, tuple(captured.inputs), tried)
-    return replace(captured, sizes=replace(captured.sizes, holds=asked))
+
+    def told(named: Mapping[str, Tensor]) -> bool | None:
+        try:
+            run_alone(model, named)
+        except Exception:  # a size that the model's own code does not take, in whatever way
+            return None
+        try:
+            agrees(named)
+        except GateError:
+            return False
+        return True
+
+    step = captured.sizes.step
+    return list(proved(asked, captured.inputs, step, told)) if asked and step else []
 
 
 def _packages() -> None:
@@ -215,6 +233,10 @@ def _checked(
         whole, values = gate.check_whole(model, opened, named, peak, least, captured.turned)
         wholes.append(whole)
         operators = operators or gate.check_nodes(opened, values)
+    asked = _conditions(
+        captured, model,
+        lambda named: gate.check_whole(model, opened, named, peak, least, captured.turned),
+    )  # fmt: skip
     metric = metric_of(model, opened, captured, source)
     if not portable:  # which says what it loses, and is not held to it
         check_metric(metric)
@@ -233,7 +255,7 @@ def _checked(
             "step": captured.sizes.step,
             "batch": captured.sizes.batch,
             "reason": captured.sizes.reason,
-            "holds": list(captured.sizes.holds),
+            "holds": asked,
         },
         "seconds_of_gate": round(time.perf_counter() - started, 1),
         "notes": [*notes, sizes["said"]] if sizes["said"] else notes,

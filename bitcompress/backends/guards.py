@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from bitcompress.errors import LoadError
 
 Shapes = Mapping[str, Sequence[int]]
@@ -21,6 +23,8 @@ SIZE = re.compile(r"L\['inputs'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
 """How torch writes a size of what `_Bare` is given."""
 LONGEST, MOST = 500, 64
 """Characters of one condition, and how many a file may have."""
+RUNS = 30
+"""Sizes at which it is tried whether conditions matter."""
 
 BAD = (SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 """What reading a text that is no condition may raise."""
@@ -48,6 +52,50 @@ def conditions_of(program: Any, names: Sequence[str], trials: Sequence[Shapes]) 
         except LoadError:
             continue
     return tuple(found)[:MOST]
+
+
+def proved(
+    asked: Sequence[str],
+    inputs: Mapping[str, Tensor],
+    step: int,
+    agrees: Callable[[Mapping[str, Tensor]], bool | None],
+) -> tuple[str, ...]:
+    """The conditions that matter: those that no size breaks at which file and model agree.
+
+    torch also notes what it asked itself, on ways that come to the same. step: of what the sides of
+    pictures are multiples. agrees: whether file and model do; None where the model does not run.
+    """
+    left, sides = set(asked), _sides(step)
+    for _ in range(RUNS):
+        best: tuple[set[str], tuple[int, int]] | None = None
+        for pair in sides:
+            shapes = {name: tuple(_resized(x, *pair).shape) for name, x in inputs.items()}
+            broken = {text for text in left if not holds(text, shapes)}
+            if broken and (best is None or len(broken) < len(best[0])):
+                best = broken, pair
+        if best is None:
+            break
+        # Few at a time: one that matters must not keep others that do not.
+        broken, pair = best
+        sides.remove(pair)
+        if agrees({name: _resized(x, *pair) for name, x in inputs.items()}):
+            left -= broken
+    return tuple(text for text in asked if text in left)
+
+
+def _sides(step: int) -> list[tuple[int, int]]:
+    """Heights and widths to try, small ones first, odd and even, alike and not."""
+    sides = [3, 8, 9, 16, 17, 40, 43, 64] if step == 1 else [step * n for n in (1, 2, 3, 5, 8)]
+    return sorted(((a, b) for a in sides for b in sides), key=lambda pair: pair[0] * pair[1])
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    """One sample of an input; pictures repeat themselves up to a size."""
+    first = x[:1] if x.dim() else x
+    if x.dim() != 4:
+        return first
+    down, across = -(-height // x.shape[2]), -(-width // x.shape[3])
+    return first.repeat(1, 1, down, across)[..., :height, :width].contiguous()
 
 
 def first_broken(conditions: Sequence[str], shapes: Shapes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ import bitcompress
 from bitcompress.backends.guards import (
     LONGEST,
     MOST,
+    RUNS,
     conditions_of,
     first_broken,
     holds,
+    proved,
     read_conditions,
 )
 from bitcompress.backends.runner import FileModel
@@ -75,6 +78,26 @@ def test_what_a_trial_does_not_meet_or_nobody_can_read_is_left_out() -> None:
     assert first_broken(found, SHAPES) == ""
     assert first_broken(found, SHAPES | {"t": (1,)}) == "t[0] >= 2"
     assert conditions_of(SimpleNamespace(), ("input",), [SHAPES]) == ()
+
+
+def test_conditions_on_ways_that_come_to_the_same_are_dropped() -> None:
+    x = torch.rand(2, 3, 32, 41)
+    seen: list[tuple[int, ...]] = []
+
+    def agrees(named: Mapping[str, Tensor]) -> bool | None:
+        assert named["t"].shape == (1,) and len(named["input"]) == 1
+        height, width = named["input"].shape[2:]
+        seen.append((height, width))
+        if height == 9:
+            return None  # not a size of the model
+        return min(height, width) > 16
+
+    asked = ("min(input[2], input[3]) > 16", "input[2] % 8 == 0", "input[3] < 5000")
+    inputs = {"input": x, "t": torch.tensor([3, 4])}
+    left = proved(asked, inputs, 1, agrees)
+    assert left == ("min(input[2], input[3]) > 16", "input[3] < 5000")
+    assert seen and len(seen) <= RUNS and len(set(seen)) == len(seen)
+    assert proved(("input[2] % 8 == 0",), inputs, 8, agrees) == ("input[2] % 8 == 0",)
 
 
 class Chooses(nn.Module):
