@@ -30,10 +30,9 @@ from bitcompress.graph.capture import (
     check_alive,
     private_copy,
 )
-from bitcompress.graph.decompose import decompose
 from bitcompress.graph.fold import fold_batchnorm
 from bitcompress.graph.intercept import Rewritten
-from bitcompress.graph.plain import plain_weights
+from bitcompress.graph.plain import first_edits
 from bitcompress.graph.rewrite import Plan, insert, pack_layers, quant_layers
 from bitcompress.graph.swap import stand_in
 from bitcompress.layers import QuantConv2d, QuantLinear, QuantMatmul
@@ -74,11 +73,7 @@ def prepare(model: nn.Module, example: Any, recipe: Recipe) -> Prepared:
     """
     check_alive(model)
     net = private_copy(model)
-    edits = [
-        {"edit": edit, "names": names}
-        for edit, names in (("plain", plain_weights(net)), ("decompose", decompose(net)))
-        if names
-    ]
+    edits = first_edits(net)
     captured = capture(net, example) if example is not None else capture_tree(net)
     notes = list(captured.notes)
     if recipe.fold_batchnorm and captured.recording is not None:

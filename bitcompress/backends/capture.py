@@ -21,6 +21,7 @@ from bitcompress.backends.rolls import Turn
 from bitcompress.backends.windows import windowed
 from bitcompress.errors import CaptureError
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.graph.sizes import repeated
 from bitcompress.graph.timed import clock_of
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
@@ -219,10 +220,7 @@ def _sized(value: Tensor, step: int, batch: bool) -> Tensor:
             math.ceil(32 / step) * step,
             (math.ceil(32 / step) + 1) * step + (step == 1) * 8,
         ]
-    made = value.new_empty(shape)
-    repeats = [math.ceil(new / max(old, 1)) for new, old in zip(shape, value.shape, strict=True)]
-    made.copy_(value.repeat(*repeats)[tuple(slice(0, size) for size in shape)])
-    return made
+    return repeated(value, shape)
 
 
 def _program(bare: _Bare, inputs: Mapping[str, Tensor], sizes: Sizes) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bitcompress.backends.fuse import add_operands, ints_of, set_attribute
+from bitcompress.backends.initializers import initializer
 from bitcompress.backends.schema import DOMAIN, OPERATORS
 from bitcompress.packed import ops
 from bitcompress.packed.steps import NUMBERS
@@ -144,13 +145,7 @@ def _multiply(node: Any, factor: Any) -> bool:
 
 
 def _initializer(node: Any, what: str, numbers: Any) -> Any:
-    import onnx_ir as ir
-
-    name = f"{node.outputs[0].name}_{what}"
-    value = ir.Value(name=name, const_value=ir.tensor(numbers, name=name))
-    value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(numbers.shape)
-    node.graph.register_initializer(value)
-    return value
+    return initializer(node.graph, f"{node.outputs[0].name}_{what}", numbers)
 
 
 def _give(node: Any, grid: Grid) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bitcompress.backends.initializers import initializer
 from bitcompress.backends.reference import operands_of
 from bitcompress.backends.schema import DOMAIN, OPERANDS, OPERATORS
 from bitcompress.packed.steps import NUMBERS
@@ -159,13 +160,8 @@ def _fits(node: Any, value: Any) -> bool:
 
 
 def _constant(node: Any, number: float) -> Any:
-    import onnx_ir as ir
-
     name = f"{node.outputs[0].name}_leak{len(ints_of(node, 'tail'))}"
-    value = ir.Value(name=name, const_value=ir.tensor(np.array([number], np.float32), name=name))
-    value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape([1])
-    node.graph.register_initializer(value)
-    return value
+    return initializer(node.graph, name, np.array([number], np.float32))
 
 
 def _take_turn(graph: Any, node: Any) -> None:

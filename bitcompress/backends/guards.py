@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bitcompress.errors import LoadError
+from bitcompress.graph.sizes import repeated
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -65,11 +66,14 @@ def proved(
     torch also notes what it asked itself, on ways that come to the same. step: of what the sides of
     pictures are multiples. agrees: whether file and model do; None where the model does not run.
     """
-    left, sides = set(asked), _sides(step)
+    left = set(asked)
+    untried = {
+        pair: {name: _shape(tuple(x.shape), pair) for name, x in inputs.items()}
+        for pair in _sides(step)
+    }
     for _ in range(RUNS):
         best: tuple[set[str], tuple[int, int]] | None = None
-        for pair in sides:
-            shapes = {name: tuple(_resized(x, *pair).shape) for name, x in inputs.items()}
+        for pair, shapes in untried.items():
             broken = {text for text in left if not holds(text, shapes)}
             if broken and (best is None or len(broken) < len(best[0])):
                 best = broken, pair
@@ -77,8 +81,8 @@ def proved(
             break
         # Few at a time: one that matters must not keep others that do not.
         broken, pair = best
-        sides.remove(pair)
-        if agrees({name: _resized(x, *pair) for name, x in inputs.items()}):
+        shapes = untried.pop(pair)
+        if agrees({name: repeated(x, shapes[name]) for name, x in inputs.items()}):
             left -= broken
     return tuple(text for text in asked if text in left)
 
@@ -89,13 +93,11 @@ def _sides(step: int) -> list[tuple[int, int]]:
     return sorted(((a, b) for a in sides for b in sides), key=lambda pair: pair[0] * pair[1])
 
 
-def _resized(x: Tensor, height: int, width: int) -> Tensor:
-    """One sample of an input; pictures repeat themselves up to a size."""
-    first = x[:1] if x.dim() else x
-    if x.dim() != 4:
-        return first
-    down, across = -(-height // x.shape[2]), -(-width // x.shape[3])
-    return first.repeat(1, 1, down, across)[..., :height, :width].contiguous()
+def _shape(shape: tuple[int, ...], sides: tuple[int, int]) -> tuple[int, ...]:
+    """Of one sample of an input; pictures have these sides."""
+    if not shape:
+        return shape
+    return (1, shape[1], *sides) if len(shape) == 4 else (1, *shape[1:])
 
 
 def first_broken(conditions: Sequence[str], shapes: Shapes) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bitcompress.backends.initializers import initializer
+
 
 def to_last(rank: int) -> tuple[int, ...]:
     """The order that takes (N, C, ...) to (N, ..., C)."""
@@ -81,8 +83,6 @@ class Twins:
 
     def constant(self, numbers: Any, name: str) -> Any:
         """An initialiser; one of the same numbers that was made by this name before is it."""
-        import onnx_ir as ir
-
         wanted, count = name, 0
         while (old := self.graph.initializers.get(name)) is not None:
             there = old.const_value.numpy()
@@ -90,10 +90,7 @@ class Twins:
                 return old
             count += 1
             name = f"{wanted}_{count}"
-        value = ir.Value(name=name, const_value=ir.tensor(numbers, name=name))
-        value.dtype, value.shape = ir.tensor(numbers).dtype, ir.Shape(numbers.shape)
-        self.graph.register_initializer(value)
-        return value
+        return initializer(self.graph, name, numbers)
 
     def _transposed(self, value: Any, perm: tuple[int, ...], name: str) -> Any:
         import onnx_ir as ir

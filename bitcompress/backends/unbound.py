@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bitcompress.backends.initializers import initializer
+
 
 def cut_first(model: Any) -> None:
     """Let single places along an axis be cut out of what a Transpose reads, in an onnx_ir.Model."""
@@ -57,10 +59,7 @@ def _cut(graph: Any, turn: Any, perm: list[int], axis: int, found: Sequence[Any]
 
     (cut, squeeze), at = found, perm[axis]
     x, out = turn.inputs[0], squeeze.outputs[0]
-    name = f"{out.name}_axis"
-    where = ir.Value(name=name, const_value=ir.tensor(np.array([at], np.int64), name=name))
-    where.dtype, where.shape = ir.DataType.INT64, ir.Shape([1])
-    graph.register_initializer(where)
+    where = initializer(graph, f"{out.name}_axis", np.array([at], np.int64))
     left = [axis - (axis > at) for axis in perm if axis != at]
     part = ir.node("Slice", [x, *cut.inputs[1:3], where, *cut.inputs[4:]])
     flat = ir.node("Squeeze", [part.outputs[0], where])

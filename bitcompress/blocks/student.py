@@ -28,9 +28,8 @@ from bitcompress.blocks.policy import BlockPolicy
 from bitcompress.blocks.timestep import clock_for, timestep
 from bitcompress.errors import NotPackable
 from bitcompress.graph.capture import Captured, as_inputs, capture, check_alive, private_copy
-from bitcompress.graph.decompose import decompose
 from bitcompress.graph.intercept import Call, Rewritten, strip_parameter
-from bitcompress.graph.plain import plain_weights
+from bitcompress.graph.plain import first_edits
 from bitcompress.graph.pointwise import Absorbed
 from bitcompress.graph.swap import stand_in
 from bitcompress.graph.timed import TimeInput, set_by
@@ -92,11 +91,7 @@ def prepare_binary(model: nn.Module, example: Any, policy: BlockPolicy) -> Prepa
     time = timestep(model, policy)
     clock = clock_for(model, policy)
     net = private_copy(model)
-    edits = [
-        {"edit": edit, "names": names}
-        for edit, names in (("plain", plain_weights(net)), ("decompose", decompose(net)))
-        if names
-    ]
+    edits = first_edits(net)
     captured = capture(net, example)
     plans = block_plans(captured, policy, time.name if time is not None else "")
     check_something(plans)

@@ -16,7 +16,17 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bitcompress.graph.decompose import decompose
 from bitcompress.graph.record import LAYERS
+
+
+def first_edits(net: nn.Module) -> list[dict[str, Any]]:
+    """Make of a model, in place, what capture sees best: plain weights, opened attention layers.
+
+    Returns: what was done, as a packed file keeps it to do it again to its skeleton.
+    """
+    done = {"plain": plain_weights(net), "decompose": decompose(net)}
+    return [{"edit": edit, "names": names} for edit, names in done.items() if names]
 
 
 def plain_weights(net: nn.Module) -> list[str]:

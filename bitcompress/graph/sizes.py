@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,14 @@ def _growths(tensors: list[Tensor]) -> list[Callable[[Any], Any]]:
         if tensor.dim() == 3 or (tensor.dim() == 2 and not tensor.is_floating_point()):
             return [_Sequences(int(tensor.shape[1]))]
     return []
+
+
+def repeated(value: Tensor, shape: Sequence[int]) -> Tensor:
+    """The tensor in another shape of as many axes: entries from the start again, or fewer."""
+    for axis, (old, new) in enumerate(zip(value.shape, shape, strict=True)):
+        if old != new:
+            value = _repeated(value, axis, new - old)
+    return value.contiguous()
 
 
 def _repeated(value: Tensor, axis: int, more: int) -> Tensor:

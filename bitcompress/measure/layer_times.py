@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ from torch import nn
 
 from bitcompress.graph.capture import as_inputs
 from bitcompress.graph.intercept import Rewritten
+from bitcompress.measure.clock import Contender, take_turns
 
-TOGETHER, MOST = 1.0, 100
-"""Seconds that the runs of a small model go on for, and the most runs of it."""
+TOGETHER = 1.0
+"""Seconds that the runs of a small model go on for."""
 
 
 def layer_times(
@@ -28,8 +30,13 @@ def layer_times(
     Units: ms.
     """
     net = model.net if isinstance(model, Rewritten) else model
-    taken: dict[str, float] = {}
+    args, kwargs = as_inputs(example)
+    runs: list[dict[str, float]] = []
     handles = []
+
+    def run() -> None:
+        runs.append({})
+        model(*args, **kwargs)
 
     def clocks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
         started: list[float] = []
@@ -38,7 +45,8 @@ def layer_times(
             started.append(time.perf_counter())
 
         def end(module: nn.Module, args: Any, out: Any) -> None:
-            taken[name] = taken.get(name, 0.0) + 1000 * (time.perf_counter() - started.pop())
+            took = 1000 * (time.perf_counter() - started.pop())
+            runs[-1][name] = runs[-1].get(name, 0.0) + took
 
         return begin, end
 
@@ -48,18 +56,12 @@ def layer_times(
             handles += [
                 module.register_forward_pre_hook(begin), module.register_forward_hook(end)
             ]  # fmt: skip
-    args, kwargs = as_inputs(example)
-    best: dict[str, float] = {}
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
-            runs, begun = 0, time.perf_counter()
-            while runs < repeats or (runs < MOST and time.perf_counter() - begun < together):
-                runs += 1
-                taken.clear()
-                model(*args, **kwargs)
-                best = {k: min(v, best.get(k, v)) for k, v in taken.items()}
+            once = Contender("model", run)
+            take_turns([once], repeats=repeats, seconds=math.inf, together=together)
     finally:
         for handle in handles:
             handle.remove()
-    return best
+    warm = runs[1:]
+    return {name: min(taken.get(name, math.inf) for taken in warm) for name in warm[-1]}

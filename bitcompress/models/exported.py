@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bitcompress.errors import LoadError, UsageError
 from bitcompress.models.checkpoint import check_tensors
+from bitcompress.models.probe import whole_ratio
 
 _PAYLOADS = ("data/sample_inputs/", "data/weights/", "data/constants/")
 _FORBIDDEN = ("data/aotinductor/", "data/constants/custom_obj", "data/constants/opaque_obj")
@@ -253,9 +254,7 @@ def _scale(program: torch.export.ExportedProgram) -> int | None:
     before, after = _sizes(given[0].meta.get("val")), _sizes(made[0].meta.get("val"))
     if before is None or after is None or before[1] != after[1]:
         return None
-    ratios = {after[axis] / before[axis] for axis in (2, 3)}
-    ratio = ratios.pop()
-    return int(ratio) if not ratios and ratio >= 1 and ratio == int(ratio) else None
+    return whole_ratio(before[2:], after[2:])
 
 
 def _sizes(value: object) -> list[int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,12 @@ def _ratio(x: Tensor, made: object) -> int | None:
         made = made[0]
     if not isinstance(made, Tensor) or made.shape[:2] != x.shape[:2] or made.dim() != 4:
         return None
-    ratio = made.shape[2] // x.shape[2]
-    whole = tuple(made.shape[2:]) == (ratio * x.shape[2], ratio * x.shape[3])
-    return ratio if whole and ratio > 1 else None
+    ratio = whole_ratio(x.shape[2:], made.shape[2:])
+    return ratio if ratio != 1 else None
+
+
+def whole_ratio(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """How many times larger the sides after are; None where that is not whole or not alike."""
+    ratio = after[0] // before[0]
+    whole = ratio >= 1 and all(b == ratio * a for a, b in zip(before, after, strict=True))
+    return ratio if whole else None
